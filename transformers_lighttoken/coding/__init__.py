@@ -1,0 +1,1 @@
+"""Mathematics on tables; knows tensors, not models."""

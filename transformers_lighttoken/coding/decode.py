@@ -1,0 +1,129 @@
+"""From stored tensors to rows: y = scale * (left right + sum_j b_j D_j + tiers), b in {-1, +1}."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .packing import unpack_row_bytes, unpack_rows, unpack_values
+from .plan import CodingPlan, Tier
+from .quantize import dequantize_rows, dequantize_scales
+from .rotation import gaussian_levels, unrotate
+
+StoredTensors = Mapping[str, Tensor]
+_NIBBLE = 4
+
+
+def decode_positions(plan: CodingPlan, stored: StoredTensors, positions: Tensor) -> Tensor:
+    """Decodes rows given by where they are stored.
+
+    Args:
+        plan: what is stored.
+        stored: tensors by the names of `plan.tensor_specs()`.
+        positions: (n,) int64 storage positions, exact rows first (see `tier_index`).
+
+    Returns:
+        (n, d) float32.
+    """
+    if plan.num_coded == 0:
+        return stored["exact_rows"].index_select(0, positions).float()
+    slots = positions - plan.num_exact  # (n,), negative for exact rows
+    rows = decode_coded(plan, stored, slots.clamp(min=0))
+    if plan.num_exact == 0:
+        return rows
+    exact = stored["exact_rows"].index_select(0, positions.clamp(max=plan.num_exact - 1)).float()
+    return torch.where((slots < 0).unsqueeze(1), exact, rows)
+
+
+def decode_coded(plan: CodingPlan, stored: StoredTensors, slots: Tensor) -> Tensor:
+    """Decodes coded rows given by their slot, the storage position less the exact rows. (n, d) float32."""
+    rows = decode_unscaled(plan, stored, slots)
+    return rows * row_scales(stored, "", slots, plan.row_scale_bits) if plan.row_scale_bits else rows
+
+
+def decode_unscaled(plan: CodingPlan, stored: StoredTensors, slots: Tensor) -> Tensor:
+    """Coded rows before their row scale. (n, d) float32."""
+    rows = decode_base(plan, stored, slots)
+    for number, tier in enumerate(plan.tiers, start=1):
+        rows = _add_tier(rows, plan, tier, f"tier_{number}_", stored, slots)
+    return rows
+
+
+def decode_base(plan: CodingPlan, stored: StoredTensors, slots: Tensor) -> Tensor:
+    """The low-rank part and the base code of rows, before tiers and row scale. (n, d) float32."""
+    rows = torch.zeros(slots.numel(), plan.embedding_dim, device=slots.device)
+    if plan.rank:
+        left = stored["low_rank_left"][:, slots]  # (k, n)
+        right = dequantize_rows(stored["low_rank_right"], stored["low_rank_right_scale"])  # (k, d)
+        rows = rows + dequantize_rows(left, stored["low_rank_left_scale"]).t() @ right
+    if plan.code_bits:
+        decoder = dequantize_rows(stored["decoder"], stored["decoder_scale"])
+        rows = rows + decode_signs(stored["codes"], slots, decoder)
+    return rows
+
+
+def row_scales(stored: StoredTensors, prefix: str, slots: Tensor, bits: int) -> Tensor:
+    """Row scales of some rows. (n, 1) float32."""
+    codes = unpack_values(stored[prefix + "row_scale"], slots, 1, bits)
+    return dequantize_scales(codes, stored[prefix + "row_scale_range"])
+
+
+def decode_signs(codes: Tensor, slots: Tensor, decoder: Tensor) -> Tensor:
+    """Sums decoder rows with the signs of the code: sum_j b_j D_j.
+
+    On a CPU without gradients, four bits are looked up at once in a table of their 16 sums, which is faster than
+    unpacking every bit; elsewhere the bits are unpacked and multiplied.
+
+    Args:
+        codes: uint8, packed rows of m bits.
+        slots: (n,) int64 rows.
+        decoder: (m, d) float32.
+
+    Returns:
+        (n, d) float32.
+    """
+    if slots.device.type == "cpu" and not (torch.is_grad_enabled() and decoder.requires_grad):
+        return _decode_nibbles(codes, slots, decoder)
+    bits = unpack_rows(codes, slots, decoder.shape[0])  # (n, m)
+    return (bits.to(decoder.dtype) * 2 - 1) @ decoder
+
+
+def _decode_nibbles(codes: Tensor, slots: Tensor, decoder: Tensor) -> Tensor:
+    bits, dim = decoder.shape
+    row_bytes = unpack_row_bytes(codes, slots, bits)  # (n, ceil(m / 8))
+    nibbles = torch.stack([row_bytes >> _NIBBLE, row_bytes & 0xF], dim=2).flatten(1).long()  # (n, 2 ceil(m / 8))
+    groups = nibbles.shape[1]
+    padded = functional.pad(decoder, (0, 0, 0, groups * _NIBBLE - bits)).view(groups, _NIBBLE, dim)
+    values = torch.arange(1 << _NIBBLE, device=codes.device)
+    shifts = torch.arange(_NIBBLE - 1, -1, -1, device=codes.device)
+    signs = ((values.unsqueeze(1) >> shifts) & 1).to(decoder.dtype) * 2 - 1  # (16, 4)
+    sums = (signs @ padded).flatten(0, 1)  # (16 groups, d)
+    offsets = torch.arange(groups, device=codes.device) << _NIBBLE
+    return functional.embedding_bag(nibbles + offsets, sums, mode="sum")
+
+
+def _add_tier(rows: Tensor, plan: CodingPlan, tier: Tier, prefix: str, stored: StoredTensors, slots: Tensor) -> Tensor:
+    covered = slots < tier.coverage
+    if torch.compiler.is_compiling():  # no shapes that depend on data
+        added = decode_tier(plan, tier, prefix, stored, slots.clamp(max=tier.coverage - 1))
+        return rows + added * covered.unsqueeze(1)
+    chosen = covered.nonzero().squeeze(1)
+    if chosen.numel() == 0:
+        return rows
+    return rows.index_add(0, chosen, decode_tier(plan, tier, prefix, stored, slots[chosen]))
+
+
+def decode_tier(plan: CodingPlan, tier: Tier, prefix: str, stored: StoredTensors, slots: Tensor) -> Tensor:
+    """What one tier adds to rows that it covers, before the row scale. (n, d) float32."""
+    if tier.kind == "learnt":
+        decoder = dequantize_rows(stored[prefix + "decoder"], stored[prefix + "decoder_scale"])
+        rows = decode_signs(stored[prefix + "codes"], slots, decoder)
+    else:
+        bits_per_dim = tier.code_bits // plan.embedding_dim
+        values = unpack_values(stored[prefix + "codes"], slots, plan.embedding_dim, bits_per_dim)
+        levels = gaussian_levels(bits_per_dim).to(values.device)
+        rows = unrotate(levels[values], plan.rotation_seed)
+    if not tier.row_scale_bits:
+        return rows
+    return rows * row_scales(stored, prefix, slots, tier.row_scale_bits)

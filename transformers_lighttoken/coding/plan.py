@@ -1,0 +1,228 @@
+"""CodingPlan: what is stored for a table, to the byte, known before anything is trained."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any, Literal
+
+import torch
+
+from .packing import packed_bytes
+
+TierKind = Literal["learnt", "rotated"]
+DecoderDtype = Literal["int8", "float16"]
+EXACT_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_STORED_DECODER = {"int8": torch.int8, "float16": torch.int16}
+_ITEM_BYTES = {torch.uint8: 1, torch.int8: 1, torch.int16: 2, torch.int32: 4, torch.float16: 2, torch.bfloat16: 2}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Shape and dtype of one stored tensor."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the tensor."""
+        return prod(self.shape) * _ITEM_BYTES.get(self.dtype, 4)
+
+
+@dataclass(frozen=True)
+class Tier:
+    """Further code bits for the most frequent rows. Beyond the paper.
+
+    Attributes:
+        coverage: number of rows, exact rows not counted.
+        kind: "learnt" has a decoder of its own; "rotated" decodes by a fixed rotation that costs no bytes.
+        code_bits: bits per row. For "rotated", a multiple of embedding_dim: that many bits per dimension.
+        row_scale_bits: bits per row of the tier's own scale: 4 or 8 for "rotated", 0 for "learnt".
+    """
+
+    coverage: int
+    kind: TierKind
+    code_bits: int
+    row_scale_bits: int
+
+
+@dataclass(frozen=True)
+class CodingPlan:
+    """What is stored for a table of num_embeddings x embedding_dim.
+
+    Attributes:
+        num_embeddings: rows V of the table.
+        embedding_dim: columns d of the table.
+        rank: rank k of the low-rank part; 0 for none.
+        stage_bits: code bits of each stage of the base code, which covers every row that is not exact.
+        row_scale_bits: bits per row of the row scale; 0 codes rows as they are.
+        decoder_dtype: how decoders and low-rank factors are stored.
+        tiers: further code bits for fewer rows, coverage falling.
+        num_exact: rows stored as they are.
+        exact_dtype: dtype of the exact rows.
+        index_bytes: bytes of the stored tier index.
+        rotation_seed: seed of the signs of rotated tiers.
+    """
+
+    num_embeddings: int
+    embedding_dim: int
+    rank: int = 0
+    stage_bits: tuple[int, ...] = ()
+    row_scale_bits: int = 8
+    decoder_dtype: DecoderDtype = "int8"
+    tiers: tuple[Tier, ...] = ()
+    num_exact: int = 0
+    exact_dtype: str = "float32"
+    index_bytes: int = 0
+    rotation_seed: int = 0
+
+    @property
+    def code_bits(self) -> int:
+        """Bits per row of the base code, all stages together."""
+        return sum(self.stage_bits)
+
+    @property
+    def num_coded(self) -> int:
+        """Rows that are coded, that is, not exact."""
+        return self.num_embeddings - self.num_exact
+
+    @property
+    def max_depth(self) -> int:
+        """Number of nested sets in the tier index: the tiers and the exact rows."""
+        return len(self.tiers) + (1 if self.num_exact else 0)
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of the dense float32 table."""
+        return 4 * self.num_embeddings * self.embedding_dim
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all stored tensors: nothing is left out."""
+        return sum(spec.num_bytes for spec in self.tensor_specs().values())
+
+    @property
+    def ratio(self) -> float:
+        """Compression ratio against float32, as Wang et al. 2023 count."""
+        return self.dense_bytes / self.stored_bytes
+
+    def tensor_specs(self) -> dict[str, TensorSpec]:
+        """Name, dtype and shape of every stored tensor, in the order of the file."""
+        d, rows, k, m = self.embedding_dim, self.num_coded, self.rank, self.code_bits
+        decoder = _STORED_DECODER[self.decoder_dtype]
+        specs = {"exact_rows": TensorSpec(EXACT_DTYPES[self.exact_dtype], (self.num_exact, d))}
+        if self.index_bytes:
+            specs["tier_index"] = TensorSpec(torch.uint8, (self.index_bytes,))
+        if self.row_scale_bits:
+            specs |= _scale_specs("", rows, self.row_scale_bits)
+        if k:
+            specs["low_rank_left"] = TensorSpec(decoder, (k, rows))
+            specs["low_rank_left_scale"] = TensorSpec(torch.int16, (k,))
+            specs["low_rank_right"] = TensorSpec(decoder, (k, d))
+            specs["low_rank_right_scale"] = TensorSpec(torch.int16, (k,))
+        if m:
+            specs["codes"] = TensorSpec(torch.uint8, (packed_bytes(rows, m),))
+            specs["decoder"] = TensorSpec(decoder, (m, d))
+            specs["decoder_scale"] = TensorSpec(torch.int16, (m,))
+        for number, tier in enumerate(self.tiers, start=1):
+            prefix = f"tier_{number}_"
+            specs[prefix + "codes"] = TensorSpec(torch.uint8, (packed_bytes(tier.coverage, tier.code_bits),))
+            if tier.row_scale_bits:
+                specs |= _scale_specs(prefix, tier.coverage, tier.row_scale_bits)
+            if tier.kind == "learnt":
+                specs[prefix + "decoder"] = TensorSpec(decoder, (tier.code_bits, d))
+                specs[prefix + "decoder_scale"] = TensorSpec(torch.int16, (tier.code_bits,))
+        return specs
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        fields = asdict(self)
+        fields["stage_bits"] = list(self.stage_bits)
+        fields["tiers"] = [asdict(tier) for tier in self.tiers]
+        return fields
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "CodingPlan":
+        """Reads what `to_dict` wrote and checks it.
+
+        Raises:
+            ValueError: if a field is missing, unknown, or out of range.
+        """
+        known = set(cls.__dataclass_fields__)
+        wrong = sorted(set(fields) ^ known) if not known <= set(fields) or set(fields) - known else []
+        if wrong:
+            raise ValueError(f"a coding plan has exactly the fields {sorted(known)}; missing or unknown: {wrong}.")
+        values = dict(fields)
+        values["stage_bits"] = tuple(values["stage_bits"])
+        values["tiers"] = tuple(Tier(**tier) for tier in values["tiers"])
+        plan = cls(**values)
+        plan.validate()
+        return plan
+
+    def validate(self) -> None:
+        """Checks the plan against itself, before any memory is taken.
+
+        Raises:
+            ValueError: naming the field, its value and what is allowed.
+        """
+        _check_integer_fields(self)
+        d = self.embedding_dim
+        if self.decoder_dtype not in _STORED_DECODER:
+            raise ValueError(f"decoder_dtype must be one of {sorted(_STORED_DECODER)}, got {self.decoder_dtype!r}.")
+        if self.exact_dtype not in EXACT_DTYPES:
+            raise ValueError(f"exact_dtype must be one of {sorted(EXACT_DTYPES)}, got {self.exact_dtype!r}.")
+        if not 0 <= self.rank < d:
+            raise ValueError(f"rank must be in [0, {d - 1}] for embedding_dim {d}, got {self.rank}.")
+        if not 0 <= self.num_exact <= self.num_embeddings:
+            raise ValueError(f"num_exact must be in [0, {self.num_embeddings}], got {self.num_exact}.")
+        if self.row_scale_bits not in (0, 4, 8):
+            raise ValueError(f"row_scale_bits must be 0, 4 or 8, got {self.row_scale_bits}.")
+        previous = self.num_coded
+        for tier in self.tiers:
+            _check_tier(tier, previous, d)
+            previous = tier.coverage
+        if self.stored_bytes >= self.dense_bytes:
+            raise ValueError(
+                f"the plan needs {self.stored_bytes} bytes, not less than the dense table's {self.dense_bytes}: "
+                f"ask for fewer code bits than {self.code_bits} or a rank below {self.rank}."
+            )
+
+
+def _scale_specs(prefix: str, rows: int, bits: int) -> dict[str, TensorSpec]:
+    return {
+        prefix + "row_scale": TensorSpec(torch.uint8, (packed_bytes(rows, bits),)),
+        prefix + "row_scale_range": TensorSpec(torch.int32, (2,)),
+    }
+
+
+def _check_integer_fields(plan: CodingPlan) -> None:
+    numbers = {
+        "num_embeddings": plan.num_embeddings,
+        "embedding_dim": plan.embedding_dim,
+        "rank": plan.rank,
+        "num_exact": plan.num_exact,
+        "index_bytes": plan.index_bytes,
+        "row_scale_bits": plan.row_scale_bits,
+        "rotation_seed": plan.rotation_seed,
+        **{f"stage_bits[{i}]": bits for i, bits in enumerate(plan.stage_bits)},
+    }
+    for name, value in numbers.items():
+        lowest = 1 if name in ("num_embeddings", "embedding_dim") or name.startswith("stage") else 0
+        if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+            raise ValueError(f"{name} must be an integer of at least {lowest}, got {value!r}.")
+
+
+def _check_tier(tier: Tier, most_rows: int, embedding_dim: int) -> None:
+    if tier.kind not in ("learnt", "rotated"):
+        raise ValueError(f"a tier's kind must be 'learnt' or 'rotated', got {tier.kind!r}.")
+    if not isinstance(tier.coverage, int) or not 0 < tier.coverage <= most_rows:
+        raise ValueError(f"a tier's coverage must be in [1, {most_rows}], got {tier.coverage!r}: coverage falls.")
+    if not isinstance(tier.code_bits, int) or tier.code_bits < 1:
+        raise ValueError(f"a tier's code_bits must be a positive integer, got {tier.code_bits!r}.")
+    if tier.kind == "rotated" and tier.code_bits not in [bits * embedding_dim for bits in (1, 2, 3, 4)]:
+        raise ValueError(
+            f"a rotated tier's code_bits must be 1 to 4 times embedding_dim {embedding_dim}, got {tier.code_bits}."
+        )
+    scale_bits = (4, 8) if tier.kind == "rotated" else (0,)
+    if tier.row_scale_bits not in scale_bits:
+        raise ValueError(f"a {tier.kind} tier's row_scale_bits must be in {scale_bits}, got {tier.row_scale_bits}.")

@@ -1,0 +1,106 @@
+"""Adding rows to a compressed table and cutting rows off, without coding anything anew. Beyond the paper."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from .packing import pack_bits, pack_values, unpack_rows, unpack_values
+from .plan import CodingPlan, Tier
+from .table import CompressedTable
+from .tier_index import decode_depths, encode_depths
+
+
+def append_exact_rows(table: CompressedTable, rows: Tensor) -> CompressedTable:
+    """A table with further rows at its end, stored as they are.
+
+    Args:
+        table: V rows.
+        rows: (n, d) real values.
+
+    Returns:
+        A table of V + n rows; the first V decode as before.
+    """
+    plan, count = table.plan, rows.shape[0]
+    exact_depth = len(plan.tiers) + 1
+    added = torch.full((count,), exact_depth, dtype=torch.int64)
+    index = encode_depths(torch.cat([depths_of(table), added]), exact_depth)
+    exact_rows = torch.cat([table.tensors["exact_rows"], rows.to(table.tensors["exact_rows"])])
+    grown = replace(
+        plan,
+        num_embeddings=plan.num_embeddings + count,
+        num_exact=plan.num_exact + count,
+        index_bytes=index.numel(),
+    )
+    index = index.to(exact_rows.device)
+    return _rebuilt(grown, {**table.tensors, "exact_rows": exact_rows, "tier_index": index})
+
+
+def keep_first_rows(table: CompressedTable, count: int) -> CompressedTable:
+    """A table of the first rows.
+
+    Args:
+        table: V rows.
+        count: rows to keep, in [1, V].
+
+    Returns:
+        A table of `count` rows that decode as before.
+
+    Raises:
+        ValueError: if `count` is out of range, or so few rows that their factors are larger than the dense rows.
+    """
+    plan = table.plan
+    if not 1 <= count <= plan.num_embeddings:
+        raise ValueError(f"count must be in [1, {plan.num_embeddings}], got {count}.")
+    kept = table.positions[:count].long().sort().values  # storage order among the kept rows stays
+    exact, slots = kept[kept < plan.num_exact], kept[kept >= plan.num_exact] - plan.num_exact
+    covered = [slots[slots < tier.coverage] for tier in plan.tiers]
+    tiers = tuple(
+        replace(tier, coverage=rows.numel()) for tier, rows in zip(plan.tiers, covered, strict=True) if rows.numel()
+    )
+    max_depth = len(tiers) + (1 if exact.numel() else 0)
+    depths = depths_of(table)[:count]
+    depths = torch.where(depths > len(plan.tiers), len(tiers) + 1, depths)
+    index = encode_depths(depths, max_depth) if max_depth else torch.empty(0, dtype=torch.uint8)
+    tensors = dict(table.tensors)
+    tensors["exact_rows"] = tensors["exact_rows"][exact]
+    tensors["tier_index"] = index.to(kept.device)
+    tensors |= _base_rows(plan, table, slots)
+    for number, (tier, rows) in enumerate(zip(plan.tiers, covered, strict=True), start=1):
+        tensors |= _tier_rows(tier, table, f"tier_{number}_", rows)
+    cut = replace(plan, num_embeddings=count, num_exact=exact.numel(), tiers=tiers, index_bytes=index.numel())
+    cut.validate()
+    return _rebuilt(cut, tensors)
+
+
+def depths_of(table: CompressedTable) -> Tensor:
+    """Depth of each row in the tier index, (V,) int64 on the CPU: 0 for rows of the base code alone."""
+    plan = table.plan
+    if plan.max_depth == 0:
+        return torch.zeros(plan.num_embeddings, dtype=torch.int64)
+    return decode_depths(table.tensors["tier_index"], plan.num_embeddings, plan.max_depth)
+
+
+def _rebuilt(plan: CodingPlan, tensors: dict[str, Tensor]) -> CompressedTable:
+    return CompressedTable(plan, {name: tensors[name] for name in plan.tensor_specs()})
+
+
+def _base_rows(plan: CodingPlan, table: CompressedTable, slots: Tensor) -> dict[str, Tensor]:
+    tensors = _scale_rows(table, "", slots, plan.row_scale_bits)
+    if plan.rank:
+        tensors["low_rank_left"] = table.tensors["low_rank_left"][:, slots].contiguous()
+    if plan.code_bits:
+        tensors["codes"] = pack_bits(unpack_rows(table.tensors["codes"], slots, plan.code_bits))
+    return tensors
+
+
+def _tier_rows(tier: Tier, table: CompressedTable, prefix: str, slots: Tensor) -> dict[str, Tensor]:
+    codes = pack_bits(unpack_rows(table.tensors[prefix + "codes"], slots, tier.code_bits))
+    return {prefix + "codes": codes, **_scale_rows(table, prefix, slots, tier.row_scale_bits)}
+
+
+def _scale_rows(table: CompressedTable, prefix: str, slots: Tensor, bits: int) -> dict[str, Tensor]:
+    if not bits:
+        return {}
+    values = unpack_values(table.tensors[prefix + "row_scale"], slots, 1, bits)
+    return {prefix + "row_scale": pack_values(values, bits)}
