@@ -32,7 +32,7 @@ class RefineSchedule:
 
     rounds: int = 14
     sweeps: int = 2
-    temperature: float = 0.5
+    temperature: float = 0.35
     cold_rounds: int = 3
 
     def temperature_at(self, round_number: int) -> float:

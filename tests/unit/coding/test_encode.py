@@ -1,0 +1,205 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from transformers_lighttoken.coding.encode import EncodeOptions, encode
+from transformers_lighttoken.coding.plan import CodingPlan, Tier
+from transformers_lighttoken.coding.refine import RefineSchedule
+from transformers_lighttoken.coding.rotation import gaussian_levels, rotate
+from transformers_lighttoken.coding.table import CompressedTable, digest_of
+from transformers_lighttoken.coding.tier_index import decode_depths, encode_depths, storage_order
+
+ROWS, DIM = 600, 24
+QUICK = EncodeOptions(schedule=RefineSchedule(rounds=4))
+
+
+def weight(rows=ROWS, dim=DIM, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    matrix = torch.randn(rows, dim, generator=generator) * torch.linspace(1.5, 0.2, dim)
+    return matrix * (0.5 + torch.rand(rows, 1, generator=generator))
+
+
+def tiered_plan(**changes):
+    depths = torch.zeros(ROWS, dtype=torch.long)
+    depths[:200] = 1
+    depths[50:120] = 2
+    depths[[0, 599]] = 3
+    plan = CodingPlan(
+        num_embeddings=ROWS, embedding_dim=DIM, rank=2, stage_bits=(9, 8),
+        tiers=(Tier(199, "learnt", 13, 0), Tier(70, "rotated", 2 * DIM, 8)),
+        num_exact=2, index_bytes=encode_depths(depths, 3).numel(),
+    )  # fmt: skip
+    return replace(plan, **changes), depths
+
+
+def relative_error(table, dense):
+    return float((table.decode_all() - dense).square().sum() / dense.square().sum())
+
+
+def oracle_decode(table):
+    """Row by row and bit by bit, in float64."""
+    plan, stored = table.plan, {name: tensor.numpy() for name, tensor in table.tensors.items()}
+
+    def real(name):
+        scale = torch.from_numpy(stored[name + "_scale"]).view(torch.bfloat16).double().numpy()
+        return stored[name].astype(np.float64) * scale[:, None]
+
+    def scale_of(prefix, slot, bits):
+        raw = np.unpackbits(stored[prefix + "row_scale"])[slot * bits : (slot + 1) * bits]
+        code = int("".join(map(str, raw)), 2)
+        lowest, step = stored[prefix + "row_scale_range"].view(np.float32)
+        return 2.0 ** (float(lowest) + float(step) * (code - 1)) if code else 0.0
+
+    def signs(name, slot, bits):
+        return np.unpackbits(stored[name])[slot * bits : (slot + 1) * bits] * 2.0 - 1.0
+
+    depths = decode_depths(table.tensors["tier_index"], plan.num_embeddings, plan.max_depth)
+    rows = np.zeros((plan.num_embeddings, plan.embedding_dim))
+    for position, row in enumerate(storage_order(depths).tolist()):
+        slot = position - plan.num_exact
+        if slot < 0:
+            rows[row] = stored["exact_rows"][position]
+            continue
+        value = real("low_rank_left")[:, slot] @ real("low_rank_right")
+        value += signs("codes", slot, plan.code_bits) @ real("decoder")
+        if slot < plan.tiers[0].coverage:
+            value += signs("tier_1_codes", slot, plan.tiers[0].code_bits) @ real("tier_1_decoder")
+        if slot < plan.tiers[1].coverage:
+            pairs = np.unpackbits(stored["tier_2_codes"])[slot * 2 * DIM : (slot + 1) * 2 * DIM].reshape(DIM, 2)
+            levels = gaussian_levels(2).double().numpy()[pairs[:, 0] * 2 + pairs[:, 1]]
+            rotation = rotate(torch.eye(DIM, dtype=torch.float64), plan.rotation_seed).numpy()  # rows times R
+            value += scale_of("tier_2_", slot, 8) * (levels @ np.linalg.inv(rotation))
+        rows[row] = value * scale_of("", slot, plan.row_scale_bits)
+    return rows
+
+
+def test_decoding_is_the_oracles_with_every_part_in_use():
+    plan, depths = tiered_plan()
+    table = encode(weight(), plan, depths, options=QUICK)
+    np.testing.assert_allclose(table.decode_all().numpy(), oracle_decode(table), atol=2e-5)
+
+
+def test_what_is_stored_is_what_was_planned():
+    plan, depths = tiered_plan()
+    table = encode(weight(), plan, depths, options=QUICK)
+    assert {name: tuple(tensor.shape) for name, tensor in table.tensors.items()} == {
+        name: spec.shape for name, spec in plan.tensor_specs().items()
+    }
+    assert sum(tensor.numel() * tensor.element_size() for tensor in table.tensors.values()) == plan.stored_bytes
+
+
+def test_exact_rows_are_exact_and_tiers_help_their_rows():
+    plan, depths = tiered_plan()
+    dense = weight()
+    table = encode(dense, plan, depths, options=QUICK)
+    decoded = table.decode_all()
+    assert torch.equal(decoded[[0, 599]], dense[[0, 599]])
+    error = (decoded - dense).square().sum(dim=1) / dense.square().sum(dim=1)
+    by_depth = [float(error[depths == depth].mean()) for depth in range(3)]
+    assert by_depth[2] < 0.3 * by_depth[1] < 0.3 * 0.7 * by_depth[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_sources(dtype):
+    plan, depths = tiered_plan(exact_dtype=str(dtype).removeprefix("torch."))
+    dense = weight().to(dtype)
+    table = encode(dense, plan, depths, options=QUICK)
+    assert table.tensors["exact_rows"].dtype == dtype
+    assert relative_error(table, dense.float()) == pytest.approx(
+        relative_error(encode(dense.float(), tiered_plan()[0], depths, options=QUICK), dense.float()), rel=0.05
+    )
+
+
+def test_refined_beats_paper_and_paper_beats_its_low_rank_part_alone():
+    dense = weight(3000)
+    base = CodingPlan(3000, DIM, rank=2, stage_bits=(16, 16), row_scale_bits=0)
+    low_rank_only = relative_error(encode(dense, replace(base, stage_bits=())), dense)
+    paper = relative_error(encode(dense, base, options=EncodeOptions(solver="paper")), dense)
+    refined = relative_error(encode(dense, base), dense)
+    assert refined < 0.85 * paper < 0.85 * 0.6 * low_rank_only
+
+
+def test_refinement_may_start_from_the_trained_autoencoder():
+    dense = weight(2000)
+    plan = CodingPlan(2000, DIM, stage_bits=(12, 12))
+    paper = relative_error(encode(dense, plan, options=EncodeOptions(solver="paper")), dense)
+    warm = relative_error(encode(dense, plan, options=EncodeOptions(warm_start="autoencoder")), dense)
+    assert warm < 0.95 * paper
+
+
+def test_more_stages_leave_less():
+    dense = weight(2000)
+    options = EncodeOptions(solver="paper")
+    found = [
+        relative_error(encode(dense, CodingPlan(2000, DIM, stage_bits=(12,) * n), options=options), dense)
+        for n in (1, 2, 3)
+    ]
+    assert found[2] < 0.8 * found[1] < 0.8 * 0.8 * found[0]
+
+
+@pytest.mark.parametrize("magnitude", [1e-6, 1.0, 1e4])
+@pytest.mark.parametrize("row_scale_bits", [0, 4, 8])
+def test_the_error_does_not_depend_on_the_table_s_unit(magnitude, row_scale_bits):
+    plan = CodingPlan(ROWS, DIM, rank=1, stage_bits=(30,), row_scale_bits=row_scale_bits)
+    table = encode(weight() * magnitude, plan, options=QUICK)
+    unit = encode(weight(), plan, options=QUICK)
+    assert relative_error(table, weight() * magnitude) == pytest.approx(relative_error(unit, weight()), rel=0.05)
+
+
+def test_zero_rows_decode_to_zero():
+    dense = weight()
+    dense[[3, 77]] = 0
+    table = encode(dense, CodingPlan(ROWS, DIM, stage_bits=(20,)), options=QUICK)
+    assert torch.equal(table.decode(torch.tensor([3, 77])), torch.zeros(2, DIM))
+
+
+def test_the_same_seed_gives_the_same_bytes():
+    plan, depths = tiered_plan()
+    digests = {encode(weight(), plan, depths, options=QUICK).digest() for _ in range(2)}
+    assert len(digests) == 1
+    assert digest_of({}) not in digests
+
+
+def test_decode_keeps_the_shape_of_ids_and_refuses_those_out_of_range():
+    table = encode(weight(), CodingPlan(ROWS, DIM, stage_bits=(20,)), options=QUICK)
+    ids = torch.tensor([[5, 599], [0, 5]])
+    assert torch.allclose(table.decode(ids), table.decode_all()[ids], atol=1e-6)
+    for wrong in (-1, ROWS):
+        with pytest.raises(IndexError, match=rf"ids must be in \[0, {ROWS - 1}\], got {wrong} to {wrong}"):
+            table.decode(torch.tensor([wrong]))
+
+
+def test_blocks_add_up_to_the_table():
+    plan, depths = tiered_plan()
+    table = encode(weight(), plan, depths, options=QUICK)
+    blocks = list(table.decode_blocks(block_rows=97))
+    assert [block.shape[0] for block in blocks] == [97] * 6 + [18]
+    assert torch.allclose(torch.cat(blocks), table.decode_all(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("table", "error", "message"),
+    [
+        (torch.zeros(0, 4), ValueError, "non-empty matrix"),
+        (torch.zeros(4), ValueError, r"non-empty matrix \(V, d\), got shape \(4,\)"),
+        (torch.ones(4, 4, dtype=torch.int32), TypeError, "floating-point tensor, got torch.int32"),
+        (torch.full((2000, 4), float("nan")), ValueError, "NaN or infinite values, the first in row 0"),
+        (torch.cat([torch.ones(1500, 4), torch.full((1, 4), float("inf"))]), ValueError, "the first in row 1500"),
+        (torch.ones(5, 4), ValueError, r"weight has shape \(5, 4\), the plan is for \(600, 24\)"),
+    ],
+)
+def test_what_is_no_table_is_refused(table, error, message):
+    with pytest.raises(error, match=message):
+        encode(table, CodingPlan(ROWS, DIM, stage_bits=(8,)))
+
+
+def test_tensors_that_do_not_match_the_plan_are_all_named():
+    table = encode(weight(), CodingPlan(ROWS, DIM, stage_bits=(20,)), options=QUICK)
+    tensors = dict(table.tensors)
+    del tensors["decoder"]
+    tensors["codes"] = tensors["codes"][:-1]
+    tensors["extra"] = tensors["codes"]
+    with pytest.raises(ValueError, match=r"decoder is missing; extra is not part of the plan; codes is .*\(1499,\)"):
+        CompressedTable(table.plan, tensors)

@@ -1,0 +1,150 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from transformers_lighttoken.coding.budget import BudgetError, gaussian_distortion, plan_equal, split_stages
+from transformers_lighttoken.coding.plan import CodingPlan, Tier
+
+TIERED = CodingPlan(
+    num_embeddings=1000,
+    embedding_dim=48,
+    rank=3,
+    stage_bits=(20, 17),
+    row_scale_bits=4,
+    tiers=(Tier(300, "learnt", 40, 0), Tier(90, "rotated", 96, 8)),
+    num_exact=5,
+    exact_dtype="bfloat16",
+    index_bytes=61,
+)
+
+
+def test_bytes_by_hand():
+    expected = {
+        "exact_rows": 5 * 48 * 2,
+        "tier_index": 61,
+        "row_scale": 498,  # ceil(995 * 4 / 8)
+        "row_scale_range": 8,
+        "low_rank_left": 3 * 995,
+        "low_rank_left_scale": 6,
+        "low_rank_right": 3 * 48,
+        "low_rank_right_scale": 6,
+        "codes": 4602,  # ceil(995 * 37 / 8)
+        "decoder": 37 * 48,
+        "decoder_scale": 74,
+        "tier_1_codes": 1500,
+        "tier_1_decoder": 40 * 48,
+        "tier_1_decoder_scale": 80,
+        "tier_2_codes": 1080,
+        "tier_2_row_scale": 90,
+        "tier_2_row_scale_range": 8,
+    }
+    assert {name: spec.num_bytes for name, spec in TIERED.tensor_specs().items()} == expected
+    assert TIERED.stored_bytes == sum(expected.values())
+    assert TIERED.ratio == 4 * 1000 * 48 / sum(expected.values())
+
+
+def test_plans_survive_json():
+    TIERED.validate()
+    assert CodingPlan.from_dict(TIERED.to_dict()) == TIERED
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rank": 48}, r"rank must be in \[0, 47\] for embedding_dim 48, got 48"),
+        ({"rank": -1}, "rank must be an integer of at least 0, got -1"),
+        ({"num_embeddings": 10**15, "num_exact": 10**15 + 1}, "num_exact must be in"),
+        ({"stage_bits": (20, 0)}, r"stage_bits\[1\] must be an integer of at least 1, got 0"),
+        ({"decoder_dtype": "int3"}, "decoder_dtype must be one of"),
+        ({"exact_dtype": "float8"}, "exact_dtype must be one of"),
+        ({"row_scale_bits": 5}, "row_scale_bits must be 0, 4 or 8, got 5"),
+        ({"stage_bits": (40000,)}, "not less than the dense table's 192000"),
+        ({"tiers": (Tier(0, "learnt", 8, 0),)}, r"coverage must be in \[1, 995\], got 0"),
+        ({"tiers": (Tier(9, "rotated", 50, 8),)}, "must be 1 to 4 times embedding_dim 48, got 50"),
+        ({"tiers": (Tier(9, "rotated", 48, 0),)}, "row_scale_bits must be in"),
+        ({"tiers": (Tier(9, "learnt", 8, 0), Tier(10, "learnt", 8, 0))}, r"must be in \[1, 9\], got 10"),
+        ({"tiers": (Tier(9, "woven", 8, 0),)}, "kind must be 'learnt' or 'rotated', got 'woven'"),  # pyright: ignore
+    ],
+)
+def test_an_absurd_plan_is_refused_by_name(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(TIERED, **change).validate()
+
+
+def test_missing_and_unknown_fields_are_named():
+    fields = TIERED.to_dict()
+    fields["ranks"] = fields.pop("rank")
+    with pytest.raises(ValueError, match=r"missing or unknown: \['rank', 'ranks'\]"):
+        CodingPlan.from_dict(fields)
+
+
+@given(
+    st.integers(500, 300_000), st.integers(16, 2304), st.floats(1.5, 300.0), st.sampled_from(["int8", "float16"]),
+    st.integers(0, 8), st.integers(0, 9),
+)  # fmt: skip
+def test_the_largest_plan_that_fits(rows, dim, ratio, decoder_dtype, rank, num_exact):
+    template = CodingPlan(rows, dim, rank=rank, decoder_dtype=decoder_dtype, num_exact=num_exact)
+    try:
+        plan = plan_equal(template, ratio)
+    except BudgetError as error:
+        assume("ask for at most" in str(error))
+        nearest = float(str(error).rsplit("ask for at most ", 1)[1].rstrip("."))
+        assume(nearest > 1.01)
+        assert plan_equal(template, nearest).code_bits >= 1
+        return
+    assert plan.ratio >= ratio
+    one_more = replace(plan, stage_bits=(plan.code_bits + 1,))
+    assert one_more.ratio < ratio
+    if one_more.stored_bytes - plan.stored_bytes <= 0.009 * plan.stored_bytes:
+        assert plan.ratio <= 1.01 * ratio
+
+
+def test_all_minilm_at_25_is_within_a_percent():
+    plan = plan_equal(CodingPlan(30522, 384, num_exact=5), 25.0)
+    assert 25.0 <= plan.ratio < 25.25
+
+
+def test_explicit_code_bits_override_the_ratio():
+    plan = plan_equal(CodingPlan(30522, 384), 25.0, code_bits=100, num_stages=3)
+    assert plan.stage_bits == (34, 33, 33)
+
+
+def test_impossible_requests_name_the_nearest():
+    with pytest.raises(BudgetError, match=r"needs at least 1151 bytes .* ask for at most 55\.6"):
+        plan_equal(CodingPlan(1000, 16), 5000.0)
+    with pytest.raises(BudgetError, match=r"code_bits 4000 .* ask for code_bits of at most 449"):
+        plan_equal(CodingPlan(1000, 16), 25.0, code_bits=4000)
+    with pytest.raises(BudgetError, match="num_stages must be at most code_bits 3, got 4"):
+        split_stages(3, 4)
+    with pytest.raises(BudgetError, match="nothing would be stored"):
+        plan_equal(CodingPlan(1000, 16), 25.0, code_bits=0)
+
+
+@given(st.integers(1, 5000), st.integers(1, 50))
+def test_stages_add_up_and_differ_by_at_most_a_bit(code_bits, num_stages):
+    assume(num_stages <= code_bits)
+    stages = split_stages(code_bits, num_stages)
+    assert sum(stages) == code_bits
+    assert len(stages) == num_stages
+    assert max(stages) - min(stages) <= 1
+
+
+def test_the_gaussian_limit_of_a_white_source_is_four_to_the_minus_rate():
+    white = torch.ones(64)
+    assert gaussian_distortion(white, 64.0) == pytest.approx(0.25)
+    assert gaussian_distortion(white, 0.0) == 1.0
+
+
+@given(st.integers(0, 2**16), st.floats(0.5, 200.0))
+def test_the_gaussian_limit_fills_water_to_the_rate(seed, bits):
+    variances = torch.rand(20, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) ** 4 + 1e-6
+    share = gaussian_distortion(variances, bits)
+    low, high = 0.0, float(variances.max())
+    for _ in range(200):  # the oracle: bisection of the water level
+        level = (low + high) / 2
+        rate = float((0.5 * (variances / level).log2()).clamp(min=0).sum())
+        low, high = (low, level) if rate < bits else (level, high)
+    assert share == pytest.approx(float(variances.clamp(max=level).sum() / variances.sum()), rel=1e-6)
