@@ -115,7 +115,7 @@ def test_explicit_code_bits_override_the_ratio():
 def test_impossible_requests_name_the_nearest():
     with pytest.raises(BudgetError, match=r"needs at least 1151 bytes .* ask for at most 55\.6"):
         plan_equal(CodingPlan(1000, 16), 5000.0)
-    with pytest.raises(BudgetError, match=r"code_bits 4000 .* ask for code_bits of at most 449"):
+    with pytest.raises(BudgetError, match=r"code_bits 4000 .* ask for code_bits of at most 440"):
         plan_equal(CodingPlan(1000, 16), 25.0, code_bits=4000)
     with pytest.raises(BudgetError, match="num_stages must be at most code_bits 3, got 4"):
         split_stages(3, 4)
