@@ -85,7 +85,7 @@ def encode(
     rows = weight.index_select(0, coded).float()
     normalization = Normalization.of(rows, per_row=plan.row_scale_bits > 0)
     targets = normalization.apply(rows)
-    residual = _encode_low_rank(targets, plan, stored, options)
+    residual = _encode_low_rank(targets, plan, metric, stored, options)
     _encode_base(residual, plan, metric, stored, options, progress)
     residual = _left_over(targets, plan, stored)
     for number, tier in enumerate(plan.tiers, start=1):
@@ -117,10 +117,12 @@ def check_weight(weight: Tensor) -> None:
             raise ValueError(f"weight holds NaN or infinite values, the first in row {row}: the table is damaged.")
 
 
-def _encode_low_rank(targets: Tensor, plan: CodingPlan, stored: dict[str, Tensor], options: EncodeOptions) -> Tensor:
+def _encode_low_rank(
+    targets: Tensor, plan: CodingPlan, metric: Tensor | None, stored: dict[str, Tensor], options: EncodeOptions
+) -> Tensor:
     if not plan.rank:
         return targets
-    left, right = low_rank(targets, plan.rank, options.reduce)
+    left, right = low_rank(targets, plan.rank, metric, options.reduce)
     stored["low_rank_left"], stored["low_rank_left_scale"] = quantize_rows(left.t(), plan.decoder_dtype)
     stored["low_rank_right"], stored["low_rank_right_scale"] = quantize_rows(right, plan.decoder_dtype)
     right = dequantize_rows(stored["low_rank_right"], stored["low_rank_right_scale"])

@@ -23,16 +23,21 @@ def principal_directions(gram: Tensor, count: int) -> Tensor:
     return (vectors * peaks.sign()).float().contiguous()
 
 
-def low_rank(rows: Tensor, rank: int, reduce: Reduce = local_sum) -> tuple[Tensor, Tensor]:
-    """Best rank-k approximation of a matrix: rows ~ left @ right.
+def low_rank(
+    rows: Tensor, rank: int, metric: Tensor | None = None, reduce: Reduce = local_sum
+) -> tuple[Tensor, Tensor]:
+    """Best rank-k approximation of a matrix in a metric: rows ~ left @ right.
+
+    With M = L L^T, it is the plain best approximation of rows L, undone by L on the right.
 
     Args:
         rows: (n, d) float32, rows of this process.
         rank: k, from 1 to d - 1.
+        metric: (d, d) positive definite M of the error (x - y)^T M (x - y); None for the plain one.
         reduce: sums over processes.
 
     Returns:
-        left (n, k) and right (k, d), float32; right has orthonormal rows.
+        left (n, k) and right (k, d), float32; right has orthonormal rows in the plain metric.
 
     Raises:
         ValueError: if `rank` is out of range.
@@ -40,5 +45,18 @@ def low_rank(rows: Tensor, rank: int, reduce: Reduce = local_sum) -> tuple[Tenso
     dim = rows.shape[1]
     if not 1 <= rank < dim:
         raise ValueError(f"rank must be in [1, {dim - 1}] for {dim} columns, got {rank}.")
-    right = principal_directions(gram_matrix(rows, reduce), rank)
-    return rows @ right.t(), right
+    gram = gram_matrix(rows, reduce)
+    if metric is None:
+        right = principal_directions(gram, rank)
+        return rows @ right.t(), right
+    root = metric_root(metric)  # (d, d) = L
+    directions = principal_directions(root.t() @ gram @ root, rank).double()  # (k, d)
+    right = torch.linalg.solve_triangular(root, directions, upper=False, left=False)  # (k, d): directions L^-1
+    return rows @ (root @ directions.t()).float(), right.float().contiguous()
+
+
+def metric_root(metric: Tensor) -> Tensor:
+    """Lower triangular L with M = L L^T, in float64; a millionth of the mean eigenvalue keeps it definite."""
+    double = metric.double()
+    ridge = 1e-6 * double.diagonal().mean() * torch.eye(double.shape[0], dtype=torch.float64, device=metric.device)
+    return torch.linalg.cholesky(double + ridge)

@@ -1,0 +1,166 @@
+"""Which rows get how many bits: tiers of falling coverage for the least predicted loss. Beyond the paper.
+
+The predicted loss is sum_v w_v D_v: w_v is how often a model meets row v, D_v the error left after the base code and
+the tiers that cover v. The base code's error follows the Gaussian limit at a share of its bits; each rotated tier
+multiplies what is left by the error of the Lloyd-Max quantizer. For a given pattern of tiers the best coverages
+equalize the gain per byte at their edges (reverse water-filling over rows), so one multiplier decides them all.
+"""
+
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .budget import BudgetError, byte_budget, gaussian_distortion, largest_fitting, plan_equal, split_stages
+from .plan import CodingPlan, Tier
+from .tier_index import encode_depths
+
+# Mean squared error of the Lloyd-Max quantizer of a unit Gaussian (Max 1960, Table I).
+_QUANTIZER_ERROR = {1: 0.3634, 2: 0.1175}
+_MAX_TIERS = 4
+_MIN_COVERAGE = 16
+# Share of its bits that a refined binary code makes use of, measured over tables and rates by
+# tests/benchmarks/code_efficiency.py.
+_CODE_EFFICIENCY = 0.78
+_SHARES_OF_BASE = np.linspace(0.3, 1.0, 15)
+_BISECTIONS = 40
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    loss: float
+    plan: CodingPlan
+
+
+def frequency_weights(frequencies: Tensor, uniform_share: float = 0.1) -> Tensor:
+    """Row weights of the predicted loss: the share of each row, blended with equal weights so that no row is given up.
+
+    Args:
+        frequencies: (V,) counts or probabilities, not negative, not all zero.
+        uniform_share: weight of the equal part.
+
+    Returns:
+        (V,) float64 with sum 1.
+
+    Raises:
+        ValueError: if a frequency is negative or not finite, or all are zero.
+    """
+    values = frequencies.double().cpu()
+    if (
+        values.dim() != 1
+        or not bool(torch.isfinite(values).all())
+        or bool((values < 0).any())
+        or float(values.sum()) <= 0
+    ):
+        raise ValueError("frequencies must be a vector of finite values >= 0 with a positive sum.")
+    return (1 - uniform_share) * values / values.sum() + uniform_share / values.numel()
+
+
+def plan_tiers(
+    template: CodingPlan,
+    ratio: float,
+    weights: Tensor,
+    exact: Tensor,
+    eigenvalues: Tensor,
+    code_bits: int | None = None,
+    num_stages: int | None = None,
+) -> tuple[CodingPlan, Tensor]:
+    """Chooses base bits, tiers and their coverage for the least predicted loss at the byte budget.
+
+    Args:
+        template: shape, rank, scale bits, dtypes and exact rows; index bytes for the exact rows alone.
+        ratio: least compression ratio.
+        weights: (V,) weights of the rows.
+        exact: (num_exact,) ids of the exact rows.
+        eigenvalues: (d,) eigenvalues of the second moment of the rows to code, in the metric of the error.
+        code_bits: explicit bits of the base code; the tiers get what it leaves.
+        num_stages: explicit number of stages.
+
+    Returns:
+        The plan, and the depth of each row, (V,) int64.
+
+    Raises:
+        BudgetError: if no plan fits.
+    """
+    equal = plan_equal(template, ratio, code_bits, num_stages)
+    order = torch.argsort(_without(weights, exact), descending=True, stable=True)
+    ordered = _without(weights, exact)[order].numpy()[: template.num_coded]
+    best = _Candidate(gaussian_distortion(eigenvalues, _CODE_EFFICIENCY * equal.code_bits), equal)
+    cumulative = np.concatenate([[0.0], np.cumsum(ordered)])
+    budget = byte_budget(template.num_embeddings, template.embedding_dim, ratio)
+    largest_base = min(equal.code_bits, 2 * template.embedding_dim)
+    shares = [1.0] if code_bits is not None else _SHARES_OF_BASE
+    for base_bits in sorted({max(1, int(share * largest_base)) for share in shares}):
+        base = replace(template, stage_bits=(base_bits,))
+        error = gaussian_distortion(eigenvalues, _CODE_EFFICIENCY * base_bits)
+        available = budget - base.stored_bytes - template.num_embeddings // 6
+        for pattern in _patterns():
+            tiers, gain = _cover(pattern, ordered, cumulative, available, template.embedding_dim)
+            if tiers and error * (1 - gain) < best.loss:
+                best = _Candidate(error * (1 - gain), replace(base, tiers=tiers))
+    depths = _depths(template, best.plan.tiers, order, exact)
+    return _fill(best.plan, depths, budget, code_bits, num_stages), depths
+
+
+def _without(weights: Tensor, exact: Tensor) -> Tensor:
+    """Weights with the exact rows last."""
+    weights = weights.clone()
+    weights[exact] = -1.0
+    return weights
+
+
+def _patterns() -> list[tuple[int, ...]]:
+    return [bits for length in range(1, _MAX_TIERS + 1) for bits in product(_QUANTIZER_ERROR, repeat=length)]
+
+
+def _cover(
+    pattern: tuple[int, ...], ordered: np.ndarray, cumulative: np.ndarray, available: float, dim: int
+) -> tuple[tuple[Tier, ...], float]:
+    """Coverages of a pattern of tiers that fill the bytes, and the share of the loss that they take away."""
+    left = np.cumprod([1.0] + [_QUANTIZER_ERROR[bits] for bits in pattern])
+    drops = left[:-1] - left[1:]
+    costs = np.array([(bits * dim + 8) / 8 for bits in pattern])
+    low, high = 0.0, float(ordered[0] * (drops / costs).max())
+    coverage = np.zeros(len(pattern), dtype=np.int64)
+    for _ in range(_BISECTIONS):
+        price = (low + high) / 2
+        tried = np.searchsorted(-ordered, -price * costs / drops, side="right")
+        tried = np.minimum.accumulate(tried)
+        if float(tried @ costs) <= available:
+            coverage, high = tried, price
+        else:
+            low = price
+    kept = coverage >= _MIN_COVERAGE
+    tiers = tuple(
+        Tier(int(rows), "rotated", bits * dim, 8)
+        for rows, bits, keep in zip(coverage, pattern, kept, strict=True)
+        if keep
+    )
+    return tiers, float((drops * cumulative[coverage])[kept].sum())
+
+
+def _depths(template: CodingPlan, tiers: tuple[Tier, ...], order: Tensor, exact: Tensor) -> Tensor:
+    depths = torch.zeros(template.num_embeddings, dtype=torch.long)
+    for tier in tiers:
+        depths[order[: tier.coverage]] += 1
+    depths[exact] = len(tiers) + 1
+    return depths
+
+
+def _fill(plan: CodingPlan, depths: Tensor, budget: int, code_bits: int | None, num_stages: int | None) -> CodingPlan:
+    """Gives the base code the bytes that the estimate of the index left over, now that the index is known."""
+    plan = replace(plan, index_bytes=encode_depths(depths, plan.max_depth).numel() if plan.max_depth else 0)
+
+    def with_bits(bits: int) -> CodingPlan:
+        return replace(plan, stage_bits=(bits,))
+
+    if code_bits is None:
+        most = 32 * plan.embedding_dim
+        code_bits = largest_fitting(1, most, lambda bits: with_bits(bits).stored_bytes <= budget)
+    if code_bits is None:
+        raise BudgetError(f"no tiers fit {budget} bytes for {plan.num_embeddings} rows: use tiers='equal'.")
+    plan = replace(plan, stage_bits=split_stages(code_bits, num_stages))
+    plan.validate()
+    return plan
