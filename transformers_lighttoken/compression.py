@@ -1,20 +1,26 @@
 """compress_table: a dense table and a LightTokenConfig become a CompressedTable. Knows no model."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from .coding.budget import plan_equal
+from .coding.allocation import TierPlan, frequency_weights, plan_tiers
+from .coding.budget import BudgetError, plan_equal
 from .coding.encode import EncodeOptions, Progress, check_weight, encode
+from .coding.low_rank import metric_root
 from .coding.plan import CodingPlan, DecoderDtype
-from .coding.reduction import Reduce, local_sum
+from .coding.quantize import scale_error
+from .coding.reduction import Reduce, add_exactly, local_sum, row_blocks
+from .coding.rows import Normalization
 from .coding.table import CompressedTable
 from .coding.tier_index import encode_depths
 from .config import LightTokenConfig
 
 _EXACT_DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 _MAX_EXACT_SHARE = 0.05
+_ROW_SCALE_BITS = (8, 4)
 
 
 def compress_table(
@@ -34,7 +40,8 @@ def compress_table(
         config: what to aim for.
         exact_ids: rows to store as they are, most important first; those that would take more than a twentieth of the
             byte budget are coded instead.
-        frequencies: (V,) counts or probabilities of the rows, for tiers; None for equal coverage.
+        frequencies: (V,) counts or probabilities of the rows, for tiers; None for equal coverage. Explicit `code_bits`
+            mean equal coverage too.
         metric: (d, d) positive semi-definite matrix M of the error (e - e')^T M (e - e'); None for the plain one.
         progress: told of each step: what, how many done, how many in all.
         reduce: sums a float64 tensor over processes.
@@ -47,15 +54,21 @@ def compress_table(
         ValueError: for an empty or non-finite table, or a request that no plan fits.
     """
     check_weight(weight)
-    plan, depths = plan_table(weight, config, exact_ids, frequencies)
+    weight = weight.detach()
+    plan, depths = plan_table(weight, config, exact_ids, frequencies, metric)
     options = EncodeOptions(
         solver=config.solver, warm_start=config.warm_start, alpha=config.alpha, seed=config.seed, reduce=reduce
     )
-    return encode(weight.detach(), plan, depths, metric, options, progress)
+    metric = None if metric is None else metric.to(weight.device)
+    return encode(weight, plan, depths, metric, options, progress)
 
 
 def plan_table(
-    weight: Tensor, config: LightTokenConfig, exact_ids: Sequence[int] = (), frequencies: Tensor | None = None
+    weight: Tensor,
+    config: LightTokenConfig,
+    exact_ids: Sequence[int] = (),
+    frequencies: Tensor | None = None,
+    metric: Tensor | None = None,
 ) -> tuple[CodingPlan, Tensor]:
     """What `compress_table` would store, its bytes exact before anything is trained.
 
@@ -65,35 +78,76 @@ def plan_table(
     Raises:
         ValueError: for a request that no plan fits; names the nearest possible value.
     """
+    exact = _affordable_exact_ids(exact_ids, weight, config)
+    template, depths = _template(weight, config, exact)
+    if not _wants_tiers(config, frequencies):
+        return plan_equal(template, config.compression_ratio, config.code_bits, config.num_stages), depths
+    if frequencies is None or tuple(frequencies.shape) != (weight.shape[0],):
+        shape = None if frequencies is None else tuple(frequencies.shape)
+        raise ValueError(f"frequencies must have one value per row, ({weight.shape[0]},), got shape {shape}.")
+    weights, exact_rows = frequency_weights(frequencies), torch.tensor(exact, dtype=torch.long)
+    eigenvalues = _eigenvalues(weight, metric)
+    norms = weight.float().norm(dim=1)
+    candidates: list[TierPlan] = []
+    problem: BudgetError | None = None
+    for bits in _ROW_SCALE_BITS:
+        scaled = replace(template, row_scale_bits=bits)
+        try:
+            tiered = plan_tiers(scaled, config.compression_ratio, weights, exact_rows, eigenvalues, config.num_stages)
+        except BudgetError as error:
+            problem = error
+        else:
+            candidates.append(replace(tiered, loss=tiered.loss + scale_error(norms, bits)))
+    if problem is not None and not candidates:
+        raise problem
+    chosen = min(candidates, key=lambda candidate: candidate.loss)
+    return chosen.plan, chosen.depths
+
+
+def _wants_tiers(config: LightTokenConfig, frequencies: Tensor | None) -> bool:
+    """Explicit code bits are the paper's case, where every row has the same."""
+    return (
+        config.tiers == "auto" and config.solver == "refined" and config.code_bits is None and frequencies is not None
+    )
+
+
+def _template(weight: Tensor, config: LightTokenConfig, exact: list[int]) -> tuple[CodingPlan, Tensor]:
     rows, dim = weight.shape
-    exact_dtype = _EXACT_DTYPES.get(weight.dtype, "float32")
-    exact = _affordable_exact_ids(exact_ids, rows, dim, config, exact_dtype)
+    if (config.rank or 0) >= dim:
+        raise ValueError(f"rank must be below the embedding_dim {dim}, got {config.rank}: ask for at most {dim - 1}.")
     depths = torch.zeros(rows, dtype=torch.long)
     depths[exact] = 1
-    decoder_dtype: DecoderDtype = config.decoder_dtype or ("float16" if config.solver == "paper" else "int8")
+    default_dtype: DecoderDtype = "float16" if config.solver == "paper" else "int8"
     template = CodingPlan(
         num_embeddings=rows,
         embedding_dim=dim,
         rank=config.rank or 0,
         row_scale_bits=0 if config.solver == "paper" else 8,
-        decoder_dtype=decoder_dtype,
+        decoder_dtype=config.decoder_dtype or default_dtype,
         num_exact=len(exact),
-        exact_dtype=exact_dtype,
+        exact_dtype=_EXACT_DTYPES.get(weight.dtype, "float32"),
         index_bytes=encode_depths(depths, 1).numel() if exact else 0,
         rotation_seed=config.seed,
     )
-    if template.rank >= dim:
-        raise ValueError(f"rank must be below the embedding_dim {dim}, got {template.rank}: ask for at most {dim - 1}.")
-    return plan_equal(template, config.compression_ratio, config.code_bits, config.num_stages), depths
+    return template, depths
 
 
-def _affordable_exact_ids(
-    exact_ids: Sequence[int], rows: int, dim: int, config: LightTokenConfig, exact_dtype: str
-) -> list[int]:
+def _eigenvalues(weight: Tensor, metric: Tensor | None) -> Tensor:
+    """Eigenvalues of the second moment of rows of unit norm, in the metric. (d,) float64."""
+    gram = torch.zeros(weight.shape[1], weight.shape[1], dtype=torch.float64, device=weight.device)
+    for _, block in row_blocks(weight):
+        add_exactly(gram, Normalization.second_moment_of_units(block.float()))
+    if metric is not None:
+        root = metric_root(metric.to(weight.device))
+        gram = root.t() @ gram @ root
+    return torch.linalg.eigvalsh(gram).clamp(min=0).cpu()
+
+
+def _affordable_exact_ids(exact_ids: Sequence[int], weight: Tensor, config: LightTokenConfig) -> list[int]:
+    rows, dim = weight.shape
     unique = list(dict.fromkeys(int(row) for row in exact_ids))
     outside = [row for row in unique if not 0 <= row < rows]
     if outside:
         raise ValueError(f"exact_ids must be in [0, {rows - 1}], got {outside[:5]}.")
-    row_bytes = dim * (4 if exact_dtype == "float32" else 2)
-    most = int(4 * rows * dim / config.compression_ratio * _MAX_EXACT_SHARE / row_bytes)
+    most = int(4 * rows * dim / config.compression_ratio * _MAX_EXACT_SHARE / (dim * weight.element_size()))
     return unique[:most]

@@ -20,6 +20,7 @@ _CHOICES = {
     "solver": ("refined", "paper"),
     "tie_policy": ("share", "dense", "error"),
     "tiers": ("auto", "equal"),
+    "metric": ("auto", "plain"),
     "warm_start": ("closed_form", "autoencoder"),
     "decoder_dtype": (None, "int8", "float16"),
 }
@@ -44,6 +45,8 @@ class LightTokenConfig(QuantizationConfigMixin):
         tie_policy: for an output head that shares the table: "share" codes both once, "dense" leaves the head dense,
             "error" refuses.
         tiers: "auto" gives frequent tokens more bits (beyond the paper); "equal" gives each the same, as in the paper.
+        metric: "auto" measures where the model is sensitive to errors of the table (beyond the paper); "plain" weighs
+            all errors the same, as the paper does.
         decoder_dtype: "int8" or "float16"; None is int8 for "refined" and float16 for "paper".
         modules_to_not_convert: names of embedding modules to leave dense.
         format_version: of the stored format; written by this package.
@@ -70,6 +73,7 @@ class LightTokenConfig(QuantizationConfigMixin):
         warm_start: Literal["closed_form", "autoencoder"] = "closed_form",
         tie_policy: TiePolicy = "share",
         tiers: TierPolicy = "auto",
+        metric: Literal["auto", "plain"] = "auto",
         decoder_dtype: Literal["int8", "float16"] | None = None,
         modules_to_not_convert: list[str] | None = None,
         format_version: int = FORMAT_VERSION,
@@ -93,7 +97,8 @@ class LightTokenConfig(QuantizationConfigMixin):
         self.warm_start = warm_start
         self.tie_policy = tie_policy
         self.tiers = tiers
-        self.decoder_dtype = decoder_dtype
+        self.metric = metric
+        self.decoder_dtype: Literal["int8", "float16"] | None = decoder_dtype
         self.modules_to_not_convert = modules_to_not_convert
         self.format_version = format_version
         self.plugin_version = plugin_version
@@ -161,7 +166,8 @@ def _refuse_newer_format(format_version: Any, plugin_version: Any) -> None:
     if format_version > FORMAT_VERSION:
         raise ValueError(
             f"this checkpoint has LightToken format_version {format_version}; transformers-lighttoken {__version__} "
-            f'reads up to {FORMAT_VERSION}. Install a newer one: pip install -U "transformers-lighttoken>={plugin_version}".'
+            f"reads up to {FORMAT_VERSION}. Install a newer one: "
+            f'pip install -U "transformers-lighttoken>={plugin_version}".'
         )
 
 
@@ -170,7 +176,9 @@ def _refuse_unknown(kwargs: dict[str, Any], cls: type[LightTokenConfig]) -> None
         return
     known = [name for name in cls.__init__.__annotations__ if name not in ("kwargs", "return")]
     hints = {name: difflib.get_close_matches(name, known, n=1) for name in kwargs}
-    described = ", ".join(f"{name!r}" + (f" (did you mean {near[0]!r}?)" if near else "") for name, near in hints.items())
+    described = ", ".join(
+        f"{name!r}" + (f" (did you mean {near[0]!r}?)" if near else "") for name, near in hints.items()
+    )
     raise TypeError(f"LightTokenConfig has no argument {described}. Known: {', '.join(known)}.")
 
 

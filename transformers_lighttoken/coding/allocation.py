@@ -24,17 +24,26 @@ _MIN_COVERAGE = 16
 # Share of its bits that a refined binary code makes use of, measured over tables and rates by
 # tests/benchmarks/code_efficiency.py.
 _CODE_EFFICIENCY = 0.78
-_SHARES_OF_BASE = np.linspace(0.3, 1.0, 15)
+_SHARES_OF_BASE = np.linspace(0.1, 1.0, 19)
 _BISECTIONS = 40
 
 
 @dataclass(frozen=True)
-class _Candidate:
-    loss: float
+class TierPlan:
+    """A plan with tiers.
+
+    Attributes:
+        plan: what to store.
+        depths: (V,) int64 depth of each row (see `tier_index`).
+        loss: predicted sum_v w_v D_v, as a share of the rows' energy in the metric.
+    """
+
     plan: CodingPlan
+    depths: Tensor
+    loss: float
 
 
-def frequency_weights(frequencies: Tensor, uniform_share: float = 0.1) -> Tensor:
+def frequency_weights(frequencies: Tensor, uniform_share: float = 0.2) -> Tensor:
     """Row weights of the predicted loss: the share of each row, blended with equal weights so that no row is given up.
 
     Args:
@@ -64,9 +73,8 @@ def plan_tiers(
     weights: Tensor,
     exact: Tensor,
     eigenvalues: Tensor,
-    code_bits: int | None = None,
     num_stages: int | None = None,
-) -> tuple[CodingPlan, Tensor]:
+) -> TierPlan:
     """Chooses base bits, tiers and their coverage for the least predicted loss at the byte budget.
 
     Args:
@@ -75,33 +83,28 @@ def plan_tiers(
         weights: (V,) weights of the rows.
         exact: (num_exact,) ids of the exact rows.
         eigenvalues: (d,) eigenvalues of the second moment of the rows to code, in the metric of the error.
-        code_bits: explicit bits of the base code; the tiers get what it leaves.
         num_stages: explicit number of stages.
-
-    Returns:
-        The plan, and the depth of each row, (V,) int64.
 
     Raises:
         BudgetError: if no plan fits.
     """
-    equal = plan_equal(template, ratio, code_bits, num_stages)
+    equal = plan_equal(template, ratio, None, num_stages)
     order = torch.argsort(_without(weights, exact), descending=True, stable=True)
     ordered = _without(weights, exact)[order].numpy()[: template.num_coded]
-    best = _Candidate(gaussian_distortion(eigenvalues, _CODE_EFFICIENCY * equal.code_bits), equal)
+    best, loss = equal, gaussian_distortion(eigenvalues, _CODE_EFFICIENCY * equal.code_bits)
     cumulative = np.concatenate([[0.0], np.cumsum(ordered)])
     budget = byte_budget(template.num_embeddings, template.embedding_dim, ratio)
     largest_base = min(equal.code_bits, 2 * template.embedding_dim)
-    shares = [1.0] if code_bits is not None else _SHARES_OF_BASE
-    for base_bits in sorted({max(1, int(share * largest_base)) for share in shares}):
+    for base_bits in sorted({max(1, int(share * largest_base)) for share in _SHARES_OF_BASE}):
         base = replace(template, stage_bits=(base_bits,))
         error = gaussian_distortion(eigenvalues, _CODE_EFFICIENCY * base_bits)
         available = budget - base.stored_bytes - template.num_embeddings // 6
         for pattern in _patterns():
             tiers, gain = _cover(pattern, ordered, cumulative, available, template.embedding_dim)
-            if tiers and error * (1 - gain) < best.loss:
-                best = _Candidate(error * (1 - gain), replace(base, tiers=tiers))
-    depths = _depths(template, best.plan.tiers, order, exact)
-    return _fill(best.plan, depths, budget, code_bits, num_stages), depths
+            if tiers and error * (1 - gain) < loss:
+                best, loss = replace(base, tiers=tiers), error * (1 - gain)
+    depths = _depths(template, best.tiers, order, exact)
+    return TierPlan(_fill(best, depths, budget, num_stages), depths, loss)
 
 
 def _without(weights: Tensor, exact: Tensor) -> Tensor:
@@ -149,16 +152,11 @@ def _depths(template: CodingPlan, tiers: tuple[Tier, ...], order: Tensor, exact:
     return depths
 
 
-def _fill(plan: CodingPlan, depths: Tensor, budget: int, code_bits: int | None, num_stages: int | None) -> CodingPlan:
+def _fill(plan: CodingPlan, depths: Tensor, budget: int, num_stages: int | None) -> CodingPlan:
     """Gives the base code the bytes that the estimate of the index left over, now that the index is known."""
     plan = replace(plan, index_bytes=encode_depths(depths, plan.max_depth).numel() if plan.max_depth else 0)
-
-    def with_bits(bits: int) -> CodingPlan:
-        return replace(plan, stage_bits=(bits,))
-
-    if code_bits is None:
-        most = 32 * plan.embedding_dim
-        code_bits = largest_fitting(1, most, lambda bits: with_bits(bits).stored_bytes <= budget)
+    most = 32 * plan.embedding_dim
+    code_bits = largest_fitting(1, most, lambda bits: replace(plan, stage_bits=(bits,)).stored_bytes <= budget)
     if code_bits is None:
         raise BudgetError(f"no tiers fit {budget} bytes for {plan.num_embeddings} rows: use tiers='equal'.")
     plan = replace(plan, stage_bits=split_stages(code_bits, num_stages))

@@ -71,6 +71,13 @@ def quantize_scales(scales: Tensor, bits: int, importance: Tensor | None = None)
     return codes, bits_of_float32(grid)
 
 
+def scale_error(scales: Tensor, bits: int) -> float:
+    """Share of the rows' energy that rounding their scales to `bits` loses."""
+    codes, grid = quantize_scales(scales, bits)
+    lost = (dequantize_scales(codes, grid) - scales.float()).double().square().sum()
+    return float(lost / scales.double().square().sum().clamp(min=torch.finfo(torch.float64).tiny))
+
+
 def _subsample(values: Tensor, limit: int = 1 << 20) -> Tensor:
     return values[:: values.numel() // limit + 1]
 

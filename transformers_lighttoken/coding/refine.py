@@ -30,10 +30,10 @@ class RefineSchedule:
         cold_rounds: rounds without noise at the end.
     """
 
-    rounds: int = 14
-    sweeps: int = 2
-    temperature: float = 0.35
-    cold_rounds: int = 3
+    rounds: int = 10
+    sweeps: int = 3
+    temperature: float = 0.3
+    cold_rounds: int = 1
 
     def temperature_at(self, round_number: int) -> float:
         """Noise of one round: falls linearly to zero at the first of the cold rounds."""

@@ -34,6 +34,12 @@ class Normalization:
         common = float(2.0 ** torch.tensor(max(largest, 1e-30)).log2().ceil())
         return cls(torch.full_like(norms, common), common)
 
+    @classmethod
+    def second_moment_of_units(cls, rows: Tensor) -> Tensor:
+        """Sum of x^T x over rows divided by their own norms. (d, d)."""
+        units = cls.of(rows, per_row=True).apply(rows)
+        return units.t() @ units
+
     def apply(self, rows: Tensor) -> Tensor:
         """Rows divided by their divisors, norms at most 1."""
         return rows / self.norms

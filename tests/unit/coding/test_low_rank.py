@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from transformers_lighttoken.coding.low_rank import low_rank
-from transformers_lighttoken.coding.reduction import add_exactly, gram_matrix
+from transformers_lighttoken.coding.reduction import CPU_BLOCK_ROWS, add_exactly, gram_matrix
 
 
 def unit_rows(rows=300, dim=24, seed=0):
@@ -40,7 +40,16 @@ def test_sums_on_the_grid_do_not_depend_on_grouping():
 
 
 def test_gram_over_two_shares_equals_gram_over_all():
-    rows = unit_rows(5000)
+    rows = unit_rows(3 * CPU_BLOCK_ROWS + 100)
     whole = gram_matrix(rows)
-    shares = gram_matrix(rows[:3072]) + gram_matrix(rows[3072:])
+    shares = gram_matrix(rows[:CPU_BLOCK_ROWS]) + gram_matrix(rows[CPU_BLOCK_ROWS:])
     assert torch.equal(whole, shares)
+
+
+def test_in_a_metric_it_is_the_truncated_svd_of_the_mapped_rows():
+    rows = unit_rows()
+    root = torch.linalg.cholesky(torch.diag(torch.linspace(0.1, 3, 24)) + 0.05)
+    left, right = low_rank(rows, 4, metric=root @ root.t())
+    mapped = (rows @ root).double().numpy()
+    u, s, vh = np.linalg.svd(mapped, full_matrices=False)
+    np.testing.assert_allclose((left @ right @ root).numpy(), (u[:, :4] * s[:4]) @ vh[:4], atol=1e-3)

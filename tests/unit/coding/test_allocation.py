@@ -1,0 +1,96 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from transformers_lighttoken.coding.allocation import frequency_weights, plan_tiers
+from transformers_lighttoken.coding.budget import BudgetError, gaussian_distortion, plan_equal
+from transformers_lighttoken.coding.plan import CodingPlan, Tier
+from transformers_lighttoken.coding.tier_index import encode_depths
+
+DIM, ROWS = 64, 20000
+SPECTRUM = torch.linspace(1, 0.05, DIM) ** 2
+EXACT = torch.tensor([3, 0])
+TEMPLATE = CodingPlan(
+    ROWS, DIM, num_exact=2, index_bytes=encode_depths(torch.tensor([1, 0, 0, 1] + [0] * (ROWS - 4)), 1).numel()
+)
+
+
+def zipf(rows=ROWS):
+    return 1.0 / (torch.arange(rows) + 2.7)
+
+
+def plan(ratio, frequencies=None):
+    weights = frequency_weights(zipf() if frequencies is None else frequencies)
+    planned = plan_tiers(TEMPLATE, ratio, weights, EXACT, SPECTRUM)
+    return planned.plan, planned.depths
+
+
+@pytest.mark.parametrize("ratio", [5.0, 10.0, 25.0, 50.0, 100.0])
+def test_it_fits_the_budget_and_fills_it(ratio):
+    planned, depths = plan(ratio)
+    assert ratio <= planned.ratio < 1.02 * ratio
+    assert planned.index_bytes == encode_depths(depths, planned.max_depth).numel()
+    for number, tier in enumerate(planned.tiers, start=1):
+        assert int((depths >= number).sum()) == tier.coverage + 2
+    assert depths[[0, 3]].tolist() == [planned.max_depth] * 2
+
+
+def test_tiers_go_to_the_most_frequent_and_coverage_falls():
+    frequencies = zipf().flip(0)
+    planned, depths = plan(25.0, frequencies)
+    coverage = [tier.coverage for tier in planned.tiers]
+    assert coverage == sorted(coverage, reverse=True)
+    assert len(coverage) >= 2
+    first_uncovered = ROWS - 1 - coverage[0]
+    assert bool((depths[4:first_uncovered] == 0).all())
+    assert bool((depths[first_uncovered + 1 :] >= 1).all())
+
+
+def test_equal_frequencies_mean_equal_coverage():
+    planned, _ = plan(25.0, torch.ones(ROWS))
+    assert all(tier.coverage >= ROWS - 2 for tier in planned.tiers)
+
+
+def predicted_loss(planned, weights):
+    """The oracle: row by row."""
+    error = {1: 0.3634, 2: 0.1175}
+    base = gaussian_distortion(SPECTRUM, 0.78 * planned.code_bits)
+    rows = np.sort(weights.numpy())[::-1].copy()
+    loss = np.full(len(rows), base)
+    for tier in planned.tiers:
+        loss[: tier.coverage] *= error[tier.code_bits // DIM]
+    return float((loss * rows).sum())
+
+
+def test_no_plan_of_a_grid_promises_a_lower_loss():
+    weights = frequency_weights(zipf())
+    ratio = 40.0
+    best = predicted_loss(plan(ratio)[0], weights)
+    budget = TEMPLATE.dense_bytes / ratio
+    assert best < 0.8 * predicted_loss(plan_equal(TEMPLATE, ratio), weights)
+    for first, second in itertools.product([500, 1500, 4000, 9000], [100, 300, 900]):
+        if second >= first:
+            continue
+        tiers = (Tier(first, "rotated", DIM, 8), Tier(second, "rotated", DIM, 8))
+        template = CodingPlan(ROWS, DIM, num_exact=2, index_bytes=100, tiers=tiers)
+        if template.stored_bytes + 3000 > budget:
+            continue
+        assert best <= predicted_loss(plan_equal(template, ratio), weights) * 1.005
+
+
+def test_frequencies_that_are_none_are_refused():
+    for wrong in (torch.zeros(4), torch.tensor([1.0, -1.0]), torch.tensor([1.0, float("nan")]), torch.ones(2, 2)):
+        with pytest.raises(ValueError, match="finite values >= 0 with a positive sum"):
+            frequency_weights(wrong)
+
+
+def test_weights_are_shares_and_give_up_no_row():
+    weights = frequency_weights(torch.tensor([8.0, 2.0, 0.0]), uniform_share=0.3)
+    assert weights.tolist() == pytest.approx([0.66, 0.24, 0.1])
+
+
+def test_an_impossible_ratio_is_refused():
+    with pytest.raises(BudgetError, match="ask for at most"):
+        plan(10**6)
