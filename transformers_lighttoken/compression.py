@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .coding.allocation import TierPlan, frequency_weights, plan_tiers
+from .coding.allocation import TierPlan, frequency_weights, plan_tiers, predicted_error
 from .coding.budget import BudgetError, plan_equal
 from .coding.encode import EncodeOptions, Progress, check_weight, encode
 from .coding.low_rank import metric_root
@@ -80,12 +80,8 @@ def plan_table(
     """
     exact = _affordable_exact_ids(exact_ids, weight, config)
     template, depths = _template(weight, config, exact)
-    if not _wants_tiers(config, frequencies):
+    if template.row_scale_bits == 0 or config.code_bits is not None:
         return plan_equal(template, config.compression_ratio, config.code_bits, config.num_stages), depths
-    if frequencies is None or tuple(frequencies.shape) != (weight.shape[0],):
-        shape = None if frequencies is None else tuple(frequencies.shape)
-        raise ValueError(f"frequencies must have one value per row, ({weight.shape[0]},), got shape {shape}.")
-    weights, exact_rows = frequency_weights(frequencies), torch.tensor(exact, dtype=torch.long)
     eigenvalues = _eigenvalues(weight, metric)
     norms = weight.float().norm(dim=1)
     candidates: list[TierPlan] = []
@@ -93,22 +89,34 @@ def plan_table(
     for bits in _ROW_SCALE_BITS:
         scaled = replace(template, row_scale_bits=bits)
         try:
-            tiered = plan_tiers(scaled, config.compression_ratio, weights, exact_rows, eigenvalues, config.num_stages)
+            planned = _plan(scaled, depths, config, exact, frequencies, eigenvalues)
         except BudgetError as error:
             problem = error
         else:
-            candidates.append(replace(tiered, loss=tiered.loss + scale_error(norms, bits)))
+            candidates.append(replace(planned, loss=planned.loss + scale_error(norms, bits)))
     if problem is not None and not candidates:
         raise problem
     chosen = min(candidates, key=lambda candidate: candidate.loss)
     return chosen.plan, chosen.depths
 
 
-def _wants_tiers(config: LightTokenConfig, frequencies: Tensor | None) -> bool:
-    """Explicit code bits are the paper's case, where every row has the same."""
-    return (
-        config.tiers == "auto" and config.solver == "refined" and config.code_bits is None and frequencies is not None
-    )
+def _plan(
+    template: CodingPlan,
+    depths: Tensor,
+    config: LightTokenConfig,
+    exact: list[int],
+    frequencies: Tensor | None,
+    eigenvalues: Tensor,
+) -> TierPlan:
+    """Tiers where frequencies are known and wanted, equal coverage elsewhere."""
+    if config.tiers == "equal" or frequencies is None:
+        plan = plan_equal(template, config.compression_ratio, None, config.num_stages)
+        return TierPlan(plan, depths, predicted_error(eigenvalues, plan.code_bits))
+    if tuple(frequencies.shape) != (template.num_embeddings,):
+        shape = tuple(frequencies.shape)
+        raise ValueError(f"frequencies must have one value per row, ({template.num_embeddings},), got shape {shape}.")
+    weights, exact_rows = frequency_weights(frequencies), torch.tensor(exact, dtype=torch.long)
+    return plan_tiers(template, config.compression_ratio, weights, exact_rows, eigenvalues, config.num_stages)
 
 
 def _template(weight: Tensor, config: LightTokenConfig, exact: list[int]) -> tuple[CodingPlan, Tensor]:

@@ -67,6 +67,11 @@ def frequency_weights(frequencies: Tensor, uniform_share: float = 0.2) -> Tensor
     return (1 - uniform_share) * values / values.sum() + uniform_share / values.numel()
 
 
+def predicted_error(eigenvalues: Tensor, code_bits: int) -> float:
+    """Share of the energy that a refined code of `code_bits` bits is expected to leave."""
+    return gaussian_distortion(eigenvalues, _CODE_EFFICIENCY * code_bits)
+
+
 def plan_tiers(
     template: CodingPlan,
     ratio: float,
@@ -91,13 +96,13 @@ def plan_tiers(
     equal = plan_equal(template, ratio, None, num_stages)
     order = torch.argsort(_without(weights, exact), descending=True, stable=True)
     ordered = _without(weights, exact)[order].numpy()[: template.num_coded]
-    best, loss = equal, gaussian_distortion(eigenvalues, _CODE_EFFICIENCY * equal.code_bits)
+    best, loss = equal, predicted_error(eigenvalues, equal.code_bits)
     cumulative = np.concatenate([[0.0], np.cumsum(ordered)])
     budget = byte_budget(template.num_embeddings, template.embedding_dim, ratio)
     largest_base = min(equal.code_bits, 2 * template.embedding_dim)
     for base_bits in sorted({max(1, int(share * largest_base)) for share in _SHARES_OF_BASE}):
         base = replace(template, stage_bits=(base_bits,))
-        error = gaussian_distortion(eigenvalues, _CODE_EFFICIENCY * base_bits)
+        error = predicted_error(eigenvalues, base_bits)
         available = budget - base.stored_bytes - template.num_embeddings // 6
         for pattern in _patterns():
             tiers, gain = _cover(pattern, ordered, cumulative, available, template.embedding_dim)

@@ -1,0 +1,1 @@
+"""Compressed tables inside transformers models."""

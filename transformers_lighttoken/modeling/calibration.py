@@ -1,0 +1,150 @@
+"""Text to measure a model on: given, the model's own, or drawn from token frequencies. Beyond the paper."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from .sensitivity import Batch
+
+Source = Literal["text", "samples", "frequencies"]
+SEQUENCE_TOKENS = 128
+BATCH_SEQUENCES = 16
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Token sequences to measure on.
+
+    Attributes:
+        ids: (n, t) int64 token ids.
+        mask: (n, t) int64, 1 for tokens and 0 for padding.
+        source: where they come from: given text, the model's own samples, or draws from token frequencies.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    source: Source
+
+    def batches(self, device: torch.device) -> Iterator[Batch]:
+        """Batches on a device, as transformers models take them."""
+        for ids, mask in zip(self.ids.split(BATCH_SEQUENCES), self.mask.split(BATCH_SEQUENCES), strict=True):
+            yield {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+
+    @property
+    def tokens(self) -> Tensor:
+        """All token ids, padding left out. (n,) int64."""
+        return self.ids[self.mask.bool()]
+
+
+def from_text(text: str | Sequence[str], tokenizer: Any, max_tokens: int) -> Calibration:
+    """Sequences of given text, spread evenly over it.
+
+    Args:
+        text: one string, its lines taken as passages, or a sequence of passages.
+        tokenizer: of the model.
+        max_tokens: about how many tokens to use.
+
+    Raises:
+        ValueError: if the text holds no passage.
+    """
+    lines = text.splitlines() if isinstance(text, str) else list(text)
+    passages = [line for line in lines if line.strip()]
+    if not passages:
+        raise ValueError("calibration text is empty: give some lines of ordinary text, or leave `calibration` out.")
+    length = min(SEQUENCE_TOKENS, getattr(tokenizer, "model_max_length", SEQUENCE_TOKENS))
+    chosen, total = [], 0
+    for start in _spread(len(passages)):
+        ids = tokenizer(passages[start], truncation=True, max_length=length)["input_ids"]
+        chosen.append(ids)
+        total += len(ids)
+        if total >= max_tokens:
+            break
+    return _padded(chosen, "text")
+
+
+def from_samples(model: Any, max_tokens: int, seed: int) -> Calibration:
+    """Sequences that a causal language model writes by itself.
+
+    Args:
+        model: with `generate`.
+        max_tokens: about how many tokens.
+        seed: of the sampling; the global generators are left as they were.
+    """
+    device = model.get_input_embeddings().weight.device
+    count = max(1, max_tokens // SEQUENCE_TOKENS)
+    start = model.config.bos_token_id if model.config.bos_token_id is not None else 0
+    prompt = torch.full((count, 1), start, dtype=torch.long, device=device)
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        torch.manual_seed(seed)
+        ids = model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            do_sample=True,
+            top_k=0,
+            top_p=1.0,
+            temperature=1.0,
+            max_new_tokens=SEQUENCE_TOKENS - 1,
+            min_new_tokens=SEQUENCE_TOKENS - 1,
+            pad_token_id=start,
+        ).cpu()
+    return Calibration(ids, torch.ones_like(ids), "samples")
+
+
+def from_frequencies(frequencies: Tensor, tokenizer: Any, max_tokens: int, seed: int) -> Calibration:
+    """Sequences of independent draws from token frequencies, framed as the tokenizer frames a text.
+
+    Args:
+        frequencies: (V,) probabilities.
+        tokenizer: of the model, for its special tokens; None for none.
+        max_tokens: how many tokens.
+        seed: of the draws.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    count = max(1, max_tokens // SEQUENCE_TOKENS)
+    before, after = _frame(tokenizer)
+    inner = max(1, SEQUENCE_TOKENS - len(before) - len(after))
+    cumulative = frequencies.double().cumsum(0)
+    draws = torch.rand(count, inner, generator=generator, dtype=torch.float64) * cumulative[-1]
+    drawn = torch.searchsorted(cumulative, draws).clamp(max=frequencies.numel() - 1)
+    ids = torch.cat(
+        [torch.tensor(before).expand(count, -1), drawn, torch.tensor(after).expand(count, -1)], dim=1
+    ).long()
+    return Calibration(ids, torch.ones_like(ids), "frequencies")
+
+
+def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Special tokens that the tokenizer puts before and after a text."""
+    if tokenizer is None:
+        return [], []
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    framed = tokenizer("a")["input_ids"]
+    for start in range(len(framed) - len(plain) + 1):
+        if framed[start : start + len(plain)] == plain:
+            return framed[:start], framed[start + len(plain) :]
+    return [], []
+
+
+def _spread(count: int) -> Iterator[int]:
+    """All of range(count), each prefix spread over the whole: by the golden ratio, then what it left out."""
+    step = max(1, int(count * 0.6180339887))
+    seen: set[int] = set()
+    for number in range(count):
+        position = number * step % count
+        if position not in seen:
+            seen.add(position)
+            yield position
+    yield from (position for position in range(count) if position not in seen)
+
+
+def _padded(sequences: list[list[int]], source: Source) -> Calibration:
+    length = max(len(ids) for ids in sequences)
+    ids = torch.zeros(len(sequences), length, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.tensor(sequence, dtype=torch.long)
+        mask[row, : len(sequence)] = 1
+    return Calibration(ids, mask, source)

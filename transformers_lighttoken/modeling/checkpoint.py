@@ -1,0 +1,109 @@
+"""What a compressed checkpoint's files hold, checked before any memory is taken."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..coding.plan import CodingPlan
+from ..coding.table import check_tensors, digest_of
+from .errors import LightTokenCheckpointError
+
+_ALWAYS_STORED = "exact_rows"
+
+
+class CheckpointFiles:
+    """The safetensors files of a checkpoint, by the tensors that they hold.
+
+    Args:
+        paths: of the files; others than safetensors are left to transformers.
+
+    Raises:
+        LightTokenCheckpointError: if a file is truncated or no safetensors file, naming it.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.file_of: dict[str, str] = {}
+        for path in paths:
+            if not str(path).endswith(".safetensors"):
+                continue
+            try:
+                with safe_open(path, framework="pt") as file:
+                    self.file_of.update(dict.fromkeys(file.keys(), str(path)))
+            except (SafetensorError, OSError) as error:
+                raise LightTokenCheckpointError(f"{path} cannot be read: {error}. Download it again.") from error
+
+    def holds(self, name: str) -> bool:
+        """Whether a tensor is stored under this name, with or without a prefix."""
+        return any(same_module(name, key) for key in self.file_of)
+
+    def prefix_of(self, table: str) -> str:
+        """The prefix under which a table is stored; conversions of transformers may have changed it.
+
+        Raises:
+            LightTokenCheckpointError: if the files do not hold the table.
+        """
+        stored = [key.removesuffix(f".{_ALWAYS_STORED}") for key in self.file_of if key.endswith(f".{_ALWAYS_STORED}")]
+        prefix = matching_name(table, stored) or (stored[0] if len(stored) == 1 else None)
+        if prefix is None:
+            raise LightTokenCheckpointError(
+                f"quantization_config names a compressed table {table!r}, but {self._shown()} holds "
+                f"{f'only {stored}' if stored else 'none'}: a file is missing, or config.json belongs to another model."
+            )
+        return prefix
+
+    def check(self, plans: Mapping[str, CodingPlan], digest: str | None) -> None:
+        """Checks the stored tensors of all tables against their plans, and their bytes against the digest.
+
+        Raises:
+            LightTokenCheckpointError: naming the tensors that are missing or mis-shaped, or the files whose bytes are
+                not those that were written.
+        """
+        stored: dict[str, Tensor] = {}
+        for table, plan in plans.items():
+            stored |= self._read(table, plan)
+        if digest is not None and digest_of(stored) != digest:
+            raise LightTokenCheckpointError(
+                f"the compressed tables in {self._shown()} are not what was written: their bytes have the digest "
+                f"{digest_of(stored)}, config.json says {digest}. Download the checkpoint again."
+            )
+
+    def _read(self, table: str, plan: CodingPlan) -> dict[str, Tensor]:
+        prefix = self.prefix_of(table)
+        tensors: dict[str, Tensor] = {}
+        with ExitStack() as stack:
+            opened: dict[str, safe_open] = {}
+            for name in plan.tensor_specs():
+                path = self.file_of.get(f"{prefix}.{name}")
+                if path is None:
+                    continue  # named by check_tensors
+                if path not in opened:
+                    opened[path] = stack.enter_context(safe_open(path, framework="pt"))
+                tensors[name] = opened[path].get_tensor(f"{prefix}.{name}")
+            try:
+                check_tensors(plan, tensors)
+            except ValueError as error:
+                raise LightTokenCheckpointError(f"{self._shown()}, table {table!r}: {error}") from error
+        return {f"{table}.{name}": tensor for name, tensor in tensors.items()}
+
+    def _shown(self) -> str:
+        return ", ".join(sorted({Path(path).name for path in self.file_of.values()})) or "the checkpoint"
+
+
+def same_module(first: str, second: str) -> bool:
+    """Whether two dotted names are the same but for a prefix, which changes with the task class."""
+    return first == second or first.endswith(f".{second}") or second.endswith(f".{first}")
+
+
+def matching_name(name: str, candidates: Iterable[str]) -> str | None:
+    """The candidate that is the same name, else one that is the same but for a prefix."""
+    candidates = list(candidates)
+    return name if name in candidates else next((other for other in candidates if same_module(name, other)), None)
+
+
+def sentinel_pattern(names: Iterable[str], sentinel: str) -> str:
+    """A regular expression for the sentinels of tables, with or without a prefix."""
+    return rf"(^|\.)({'|'.join(re.escape(name) for name in names)})\.{sentinel}$"

@@ -1,0 +1,109 @@
+"""Modules that share a table with its owner: tied input embeddings and tied output heads. The table is stored once."""
+
+import torch
+from torch import Tensor, nn
+
+from .embedding import LightTokenEmbedding
+from .kind import EmbeddingKind
+from .lazy_weight import LazyWeight
+
+
+class _Sharing(nn.Module):
+    """Uses a table that another module owns; the owner is not registered as a submodule, so nothing is stored twice.
+
+    The owner is called, never read directly, so that hooks on it (accelerate's offloading) take effect.
+    """
+
+    owner: LightTokenEmbedding
+
+    def __init__(self, owner: LightTokenEmbedding) -> None:
+        super().__init__()
+        object.__setattr__(self, "owner", owner)  # past nn.Module, which would register it
+
+    @property
+    def weight(self) -> LazyWeight:
+        """Stands for the dense (V, d) table in code that reads `.weight`."""
+        return LazyWeight(self.owner)
+
+
+class LightTokenView(_Sharing):
+    """An input embedding tied to another one, with a padding index and scale of its own.
+
+    Args:
+        owner: the module that owns the table.
+        kind: padding index and scale of the module that this one replaces.
+    """
+
+    def __init__(self, owner: LightTokenEmbedding, kind: EmbeddingKind) -> None:
+        super().__init__(owner)
+        self.kind = kind
+
+    @property
+    def num_embeddings(self) -> int:
+        """Rows of the table."""
+        return self.owner.num_embeddings
+
+    @property
+    def embedding_dim(self) -> int:
+        """Columns of the table."""
+        return self.owner.embedding_dim
+
+    @property
+    def padding_idx(self) -> int | None:
+        """The id whose row gets no gradient."""
+        return self.kind.resized(self.num_embeddings).padding_idx
+
+    @property
+    def embed_scale(self) -> float:
+        """Factor of the looked-up rows."""
+        return self.kind.embed_scale
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Looks up rows; ids.shape + (d,)."""
+        return self.kind.resized(self.num_embeddings).finish(self.owner(ids, mode="rows"), ids)
+
+    def extra_repr(self) -> str:
+        """What print(model) shows."""
+        return f"{self.num_embeddings}, {self.embedding_dim}, tied"
+
+
+class LightTokenHead(_Sharing):
+    """An output head tied to the input table: logits = hidden @ table.T + bias.
+
+    Args:
+        owner: the module that owns the table.
+        bias: (V,) of the head that this one replaces, or None.
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(self, owner: LightTokenEmbedding, bias: nn.Parameter | None = None) -> None:
+        super().__init__(owner)
+        self.register_parameter("bias", bias)
+
+    @property
+    def in_features(self) -> int:
+        """Columns of the table."""
+        return self.owner.embedding_dim
+
+    @property
+    def out_features(self) -> int:
+        """Rows of the table."""
+        return self.owner.num_embeddings
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Logits of hidden states (..., d): (..., V), in the dtype that nn.Linear would return."""
+        logits = self.owner(hidden, mode="logits").to(hidden.device)
+        return logits if self.bias is None else logits + self.bias.to(logits.dtype)
+
+    def dense_module(self, weight: nn.Parameter) -> nn.Linear:
+        """An ordinary head over a dense (V, d) weight, with this head's bias."""
+        with torch.device("meta"):
+            linear = nn.Linear(self.in_features, self.out_features, bias=False)
+        linear.weight = weight
+        linear.register_parameter("bias", self.bias)
+        return linear
+
+    def extra_repr(self) -> str:
+        """What print(model) shows."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, tied"

@@ -1,0 +1,142 @@
+"""What a model says about its table before it is compressed: how often tokens occur, and where errors hurt."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ..config import LightTokenConfig
+from .calibration import Calibration, from_frequencies, from_samples, from_text
+from .frequency import text_frequencies, token_frequencies
+from .sensitivity import blend, head_metric, input_metric
+from .sites import TableSite, embedding_at
+
+logger = logging.getLogger(__name__)
+
+_MEASURED_TOKENS = 8192
+_PROJECTIONS = 2
+# Shares of (identity, head metric, input metric), chosen by tests/benchmarks/metric_choice.py.
+_TIED_BLEND = (0.2, 0.4, 0.4)
+_INPUT_BLEND = (0.5, 0.0, 0.5)
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What was learnt about one table.
+
+    Attributes:
+        frequencies: (V,) probabilities of the tokens; None if nothing is known of them.
+        metric: (d, d) metric of the error; None for the plain one.
+        source: where the measured sequences came from; "none" if nothing was measured.
+    """
+
+    frequencies: Tensor | None = None
+    metric: Tensor | None = None
+    source: str = "none"
+
+
+def measure_table(
+    load_model: Callable[[], PreTrainedModel],
+    site: TableSite,
+    num_embeddings: int,
+    config: LightTokenConfig,
+    tokenizer: Any = None,
+    frequencies: Tensor | None = None,
+    calibration: str | Sequence[str] | None = None,
+) -> Measurements:
+    """Measures what the config asks for; what cannot be measured is left out with a warning.
+
+    Args:
+        load_model: gives the dense model with its weights; called only if a metric is to be measured.
+        site: the table.
+        num_embeddings: rows of the table.
+        config: `tiers` says whether frequencies are wanted, `metric` whether a metric is.
+        tokenizer: of the model; without it nothing is known of frequencies but what is given.
+        frequencies: (V,) counts or probabilities that the user knows.
+        calibration: text that the user gives; sequences are made up when None.
+
+    Raises:
+        ValueError: if calibration text is given without a tokenizer, or is empty.
+    """
+    prior = frequencies
+    if prior is None and tokenizer is not None:
+        prior = token_frequencies(tokenizer, num_embeddings)
+    given = None if calibration is None else _given_text(calibration, tokenizer)
+    metric, sequences = None, given
+    if config.metric == "auto" and config.solver == "refined" and (prior is not None or given is not None):
+        metric, sequences = _try_metric(load_model, site, config, tokenizer, prior, given)
+    if frequencies is None and prior is not None and sequences is not None and sequences.source != "frequencies":
+        prior = text_frequencies(sequences.tokens, num_embeddings, prior)
+    source = "none" if sequences is None else sequences.source
+    return Measurements(prior if config.tiers == "auto" else None, metric, source)
+
+
+def _given_text(calibration: str | Sequence[str], tokenizer: Any) -> Calibration:
+    if tokenizer is None:
+        raise ValueError("calibration text needs the model's tokenizer: pass tokenizer=...")
+    return from_text(calibration, tokenizer, _MEASURED_TOKENS)
+
+
+def _try_metric(
+    load_model: Callable[[], PreTrainedModel],
+    site: TableSite,
+    config: LightTokenConfig,
+    tokenizer: Any,
+    prior: Tensor | None,
+    given: Calibration | None,
+) -> tuple[Tensor | None, Calibration | None]:
+    model = load_model()
+    try:
+        sequences = given or _made_up(model, config, tokenizer, prior)
+        return _metric(model, site, sequences, config.seed), sequences
+    except Exception as error:  # noqa: BLE001 - models differ in what they need to run; the plain metric always works
+        logger.warning(
+            "No metric could be measured on %s (%s): its table is coded with the plain metric.",
+            type(model).__name__,
+            str(error).splitlines()[0] if str(error) else type(error).__name__,
+        )
+        return None, given
+
+
+def _made_up(model: PreTrainedModel, config: LightTokenConfig, tokenizer: Any, prior: Tensor | None) -> Calibration:
+    if _writes_text(model):
+        return from_samples(model, _MEASURED_TOKENS, config.seed)
+    if prior is None:
+        raise ValueError("neither text nor token frequencies are known")
+    return from_frequencies(prior, tokenizer, _MEASURED_TOKENS, config.seed)
+
+
+def _writes_text(model: PreTrainedModel) -> bool:
+    return model.can_generate() and not getattr(model.config, "is_encoder_decoder", False)
+
+
+def _metric(model: PreTrainedModel, site: TableSite, sequences: Calibration, seed: int) -> Tensor:
+    embeddings = [model.get_submodule(name) for name in (site.owner, *site.views)]
+    device = embedding_at(model, site.owner).weight.device
+    runner = _runner(model, embeddings, sequences, device)
+    inputs = input_metric(runner, embeddings, sequences.batches(device), _PROJECTIONS, seed)
+    if not site.heads:
+        return blend(zip(_INPUT_BLEND, (None, None, inputs), strict=True), inputs.shape[0])
+    head = head_metric(model, model.get_submodule(site.heads[0]), sequences.batches(device))
+    return blend(zip(_TIED_BLEND, (None, head, inputs), strict=True), inputs.shape[0])
+
+
+def _runner(
+    model: PreTrainedModel, embeddings: list[nn.Module], sequences: Calibration, device: torch.device
+) -> PreTrainedModel:
+    """The outermost part of the model that holds the table and runs on token ids alone (CLIP's text model, say)."""
+    first = next(sequences.batches(device))
+    probe = {name: tensor[:1, :8] for name, tensor in first.items()}
+    problem: Exception | None = None
+    for part in model.modules():
+        if isinstance(part, PreTrainedModel) and any(module in embeddings for module in part.modules()):
+            try:
+                input_metric(part, embeddings, [probe], projections=1)
+                return part
+            except Exception as error:  # noqa: BLE001 - the next part inwards may need less
+                problem = problem or error
+    raise ValueError(f"no part of {type(model).__name__} runs on token ids alone: {problem}") from problem

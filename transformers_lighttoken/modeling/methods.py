@@ -1,0 +1,99 @@
+"""What a compressed model does otherwise than its class: saving with a given state dict, casting, resizing."""
+
+from functools import cache
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from .embedding import LightTokenEmbedding
+from .head import LightTokenHead, LightTokenView
+from .resize import resize_head, resize_owner
+from .surgery import put_back, sharing_modules
+
+_OURS = (LightTokenEmbedding, LightTokenView, LightTokenHead)
+
+
+class CompressedModel:
+    """Methods put before those of a model's own class, whose name and place the mixture keeps."""
+
+    dense_class: type[PreTrainedModel]
+
+    def save_pretrained(self: Any, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+        """Saves; a `state_dict` gathered elsewhere is kept, where transformers drops it for quantized models."""
+        quantizer = getattr(self, "hf_quantizer", None)
+        if quantizer is None:
+            return self.dense_class.save_pretrained(self, save_directory, *args, **kwargs)
+        quantizer.given_state_dict = kwargs.get("state_dict", args[1] if len(args) > 1 else None)
+        try:
+            return self.dense_class.save_pretrained(self, save_directory, *args, **kwargs)
+        finally:
+            quantizer.given_state_dict = None
+
+    def half(self: Any) -> Any:
+        """Casts to float16; the stored integers stay."""
+        return nn.Module.half(self)
+
+    def float(self: Any) -> Any:
+        """Casts to float32; the stored integers stay."""
+        return nn.Module.float(self)
+
+    def resize_token_embeddings(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """Resizes as transformers does; new tokens become exact rows, which train."""
+        modules = sharing_modules(self)
+        resized = self.dense_class.resize_token_embeddings(self, *args, **kwargs)
+        put_back(self, modules)
+        if getattr(self, "hf_quantizer", None) is not None:
+            self.hf_quantizer.record_plans(self)
+        return self.get_input_embeddings() if modules else resized
+
+    def _get_resized_embeddings(
+        self: Any,
+        old_embeddings: nn.Module,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> nn.Module:
+        owner = old_embeddings.owner if isinstance(old_embeddings, LightTokenView) else old_embeddings
+        if not isinstance(owner, LightTokenEmbedding):
+            method = self.dense_class._get_resized_embeddings
+            return method(self, old_embeddings, new_num_tokens, pad_to_multiple_of, mean_resizing)
+        resize_owner(self, owner, new_num_tokens, pad_to_multiple_of, mean_resizing)
+        return old_embeddings
+
+    def _get_resized_lm_head(self: Any, old_lm_head: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        if not isinstance(old_lm_head, LightTokenHead):
+            return self.dense_class._get_resized_lm_head(self, old_lm_head, *args, **kwargs)
+        resize_head(self, old_lm_head, mean_resizing=kwargs.get("mean_resizing", True))
+        return old_lm_head
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        _, _, *state = super().__reduce_ex__(protocol)
+        return _bare_instance, (self.dense_class,), *state
+
+
+def add_methods(model: PreTrainedModel) -> None:
+    """Gives a model, and its parts that hold a compressed table, the methods of CompressedModel."""
+    for part in model.modules():
+        if isinstance(part, PreTrainedModel) and any(isinstance(module, _OURS) for module in part.modules()):
+            setattr(part, "__class__", _compressed_class(type(part)))  # noqa: B010 - pyright knows no such assignment
+
+
+def remove_methods(model: PreTrainedModel) -> None:
+    """Gives a model and its parts their own classes back."""
+    for part in model.modules():
+        if isinstance(part, CompressedModel):
+            setattr(part, "__class__", part.dense_class)  # noqa: B010
+
+
+@cache
+def _compressed_class(dense_class: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    if issubclass(dense_class, CompressedModel):
+        return dense_class
+    named_alike = {name: getattr(dense_class, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return type(dense_class.__name__, (CompressedModel, dense_class), {**named_alike, "dense_class": dense_class})
+
+
+def _bare_instance(dense_class: type[PreTrainedModel]) -> PreTrainedModel:
+    compressed = _compressed_class(dense_class)
+    return compressed.__new__(compressed)

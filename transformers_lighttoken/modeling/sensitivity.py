@@ -1,0 +1,178 @@
+"""Where a model is sensitive to errors of its table: d x d metrics measured on a little text. Beyond the paper.
+
+The input metric is the mean of J^T J, J the Jacobian of the model's output with respect to a token's embedding, by
+random projections through autograd. For a language model it is the Fisher information E[g g^T], g the gradient of the
+log-probability of a token drawn from the model's own prediction. The head's metric is the second moment of the hidden
+states that reach the head. Both are means over tokens, scaled to trace d, so that they blend with the identity.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_PROJECTIONS = 4
+
+Batch = dict[str, Tensor]
+
+
+def input_metric(
+    model: nn.Module,
+    embeddings: Sequence[nn.Module],
+    batches: Iterable[Batch],
+    projections: int = _PROJECTIONS,
+    seed: int = 0,
+) -> Tensor:
+    """Mean of J^T J over the tokens of some text.
+
+    Args:
+        model: a transformers model; put into eval mode for the measurement and back after it.
+        embeddings: the modules whose outputs are token embeddings: the table's owner and those tied to it.
+        batches: `input_ids` and `attention_mask`, (b, t) each, on the model's device.
+        projections: random projections per batch.
+        seed: of the projections.
+
+    Returns:
+        (d, d) float32, trace d.
+
+    Raises:
+        ValueError: if no batch holds a token, or the model's output does not depend on the embedding.
+    """
+    total: Tensor | None = None
+    with _evaluating(model), _frozen(model):
+        for number, batch in enumerate(batches):
+            generator = torch.Generator(batch["input_ids"].device).manual_seed(seed * 1_000_003 + number)
+            with torch.enable_grad(), _captured_outputs(embeddings) as captured:
+                output = _output(model, batch)
+            mask = batch["attention_mask"].unsqueeze(-1)
+            for projection in range(projections):
+                scalar = _project(output, batch["attention_mask"], generator)
+                last = projection == projections - 1
+                gradients = torch.autograd.grad(scalar, captured, retain_graph=not last, allow_unused=True)
+                for gradient in gradients:
+                    if gradient is not None:
+                        rows = (gradient * mask if gradient.shape[:2] == mask.shape[:2] else gradient).flatten(0, -2)
+                        total = _accumulate(total, rows)
+    return _unit_trace(total, "the model's output does not depend on the token embedding")
+
+
+def head_metric(model: nn.Module, head: nn.Module, batches: Iterable[Batch]) -> Tensor:
+    """Second moment of the hidden states that reach an output head.
+
+    Args:
+        model: a transformers model with an output head.
+        head: the head, called with hidden states (b, t, d).
+        batches: `input_ids` and `attention_mask`, (b, t) each.
+
+    Returns:
+        (d, d) float32, trace d.
+
+    Raises:
+        ValueError: if no hidden state reached the head.
+    """
+    total: Tensor | None = None
+    seen: list[Tensor] = []
+    handle = head.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    try:
+        with _evaluating(model), torch.no_grad():
+            for batch in batches:
+                _output(model, batch)
+                mask = batch["attention_mask"]
+                for hidden in seen:
+                    rows = hidden[mask.bool()] if hidden.shape[:2] == mask.shape else hidden.flatten(0, -2)
+                    total = _accumulate(total, rows)
+                seen.clear()
+    finally:
+        handle.remove()
+    return _unit_trace(total, "no hidden state reached the output head")
+
+
+def blend(parts: Iterable[tuple[float, Tensor | None]], dim: int) -> Tensor:
+    """Weighted sum of metrics of trace d; None is the identity. (d, d) float32."""
+    total = torch.zeros(dim, dim)
+    for share, metric in parts:
+        total += share * (torch.eye(dim) if metric is None else metric.cpu())
+    return total
+
+
+def _accumulate(total: Tensor | None, rows: Tensor) -> Tensor:
+    rows = rows.float()
+    second_moment = (rows.t() @ rows).double().cpu()
+    return second_moment if total is None else total + second_moment
+
+
+def _unit_trace(total: Tensor | None, problem: str) -> Tensor:
+    if total is None or not bool(torch.isfinite(total).all()) or float(total.trace()) <= 0:
+        raise ValueError(f"no metric could be measured: {problem}. Compress with the plain metric instead.")
+    return (total * (total.shape[0] / total.trace())).float()
+
+
+def _output(model: Any, batch: Batch) -> Any:
+    inputs = dict(batch)
+    if getattr(model.config, "is_encoder_decoder", False):
+        inputs |= {"decoder_input_ids": batch["input_ids"], "decoder_attention_mask": batch["attention_mask"]}
+    return model(**inputs, return_dict=True)
+
+
+def _project(output: Any, mask: Tensor, generator: torch.Generator) -> Tensor:
+    """A random scalar of the output whose gradient's second moment is J^T J, or the Fisher information."""
+    logits = getattr(output, "logits", None)
+    if logits is not None and logits.dim() == 3 and logits.shape[:2] == mask.shape:
+        return _sampled_log_likelihood(logits, mask, generator)
+    hidden = logits if logits is not None else output.last_hidden_state
+    direction = torch.randn(hidden.shape, generator=generator, device=hidden.device)
+    if hidden.dim() == 3 and hidden.shape[:2] == mask.shape:
+        direction = direction * mask.unsqueeze(-1)
+    return (hidden.float() * direction).sum()
+
+
+def _sampled_log_likelihood(logits: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
+    flat = logits[mask.bool()].float()  # (n, classes)
+    log_probabilities = flat.log_softmax(dim=-1)
+    noise = (
+        torch.rand(flat.shape, generator=generator, device=flat.device).clamp_(min=1e-20).log_().neg_().log_().neg_()
+    )
+    drawn = (flat.detach() + noise).argmax(dim=-1)  # Gumbel-max sampling
+    return log_probabilities.gather(1, drawn.unsqueeze(1)).sum()
+
+
+@contextmanager
+def _captured_outputs(embeddings: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+    """Makes the embeddings' outputs leaves that take gradients, and collects them."""
+    leaves: list[Tensor] = []
+
+    def to_leaf(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        leaves.append(output.detach().requires_grad_(True))
+        return leaves[-1]
+
+    handles = [embedding.register_forward_hook(to_leaf) for embedding in embeddings]
+    try:
+        yield leaves
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """No parameter takes gradients for the while: they would cost memory and time."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

@@ -1,0 +1,53 @@
+"""Progress bars on standard error, switched off as transformers' own are."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from transformers.utils import logging as transformers_logging
+
+from .coding.encode import Progress
+
+
+class _Bars:
+    """One bar at a time: a new one where another piece of work starts."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+        self.work: tuple[str, int] | None = None
+        self.done = 0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if self.work != (what, total) or done < self.done:
+            self.close()
+            self.bar = transformers_logging.tqdm(desc=what, total=total)
+            self.work, self.done = (what, total), 0
+        self.bar.update(done - self.done)
+        self.done = done
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        self.bar = self.work = None
+
+
+@contextmanager
+def progress_bars(progress: Progress | None = None) -> Iterator[Progress]:
+    """Gives a `Progress` that shows bars, or the one that is given.
+
+    `transformers.utils.logging.disable_progress_bar()` switches the bars off.
+
+    Args:
+        progress: used instead of bars, if not None.
+
+    Yields:
+        The `Progress` to report to.
+    """
+    if progress is not None:
+        yield progress
+        return
+    bars = _Bars()
+    try:
+        yield bars
+    finally:
+        bars.close()
