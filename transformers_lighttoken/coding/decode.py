@@ -7,12 +7,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from .packing import unpack_row_bytes, unpack_rows, unpack_values
-from .plan import CodingPlan, Tier
+from .plan import CodingPlan
 from .quantize import dequantize_rows, dequantize_scales
 from .rotation import gaussian_levels, unrotate
 
 StoredTensors = Mapping[str, Tensor]
 _NIBBLE = 4
+_LOOKUP_FROM_ROWS = 256
 
 
 def decode_positions(plan: CodingPlan, stored: StoredTensors, positions: Tensor) -> Tensor:
@@ -24,8 +25,12 @@ def decode_positions(plan: CodingPlan, stored: StoredTensors, positions: Tensor)
         positions: (n,) int64 storage positions, exact rows first (see `tier_index`).
 
     Returns:
-        (n, d) float32.
+        (n, d) float32, under autocast too.
     """
+    device_type = positions.device.type
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+        with torch.autocast(device_type, enabled=False):
+            return decode_positions(plan, stored, positions)
     if plan.num_coded == 0:
         return stored["exact_rows"].index_select(0, positions).float()
     slots = positions - plan.num_exact  # (n,), negative for exact rows
@@ -45,9 +50,12 @@ def decode_coded(plan: CodingPlan, stored: StoredTensors, slots: Tensor) -> Tens
 def decode_unscaled(plan: CodingPlan, stored: StoredTensors, slots: Tensor) -> Tensor:
     """Coded rows before their row scale. (n, d) float32."""
     rows = decode_base(plan, stored, slots)
-    for number, tier in enumerate(plan.tiers, start=1):
-        rows = _add_tier(rows, plan, tier, f"tier_{number}_", stored, slots)
-    return rows
+    if not plan.tiers:
+        return rows
+    if torch.compiler.is_compiling():  # no shapes that depend on data
+        return rows + decode_tiers(plan, stored, slots)
+    chosen = (slots < plan.tiers[0].coverage).nonzero().squeeze(1)
+    return rows.index_add(0, chosen, decode_tiers(plan, stored, slots[chosen])) if chosen.numel() else rows
 
 
 def decode_base(plan: CodingPlan, stored: StoredTensors, slots: Tensor) -> Tensor:
@@ -72,8 +80,8 @@ def row_scales(stored: StoredTensors, prefix: str, slots: Tensor, bits: int) -> 
 def decode_signs(codes: Tensor, slots: Tensor, decoder: Tensor) -> Tensor:
     """Sums decoder rows with the signs of the code: sum_j b_j D_j.
 
-    On a CPU without gradients, four bits are looked up at once in a table of their 16 sums, which is faster than
-    unpacking every bit; elsewhere the bits are unpacked and multiplied.
+    For many rows on a CPU without gradients, four bits are looked up at once in a table of their 16 sums, which is
+    faster than unpacking every bit; elsewhere the bits are unpacked and multiplied.
 
     Args:
         codes: uint8, packed rows of m bits.
@@ -83,7 +91,8 @@ def decode_signs(codes: Tensor, slots: Tensor, decoder: Tensor) -> Tensor:
     Returns:
         (n, d) float32.
     """
-    if slots.device.type == "cpu" and not (torch.is_grad_enabled() and decoder.requires_grad):
+    differentiable = torch.is_grad_enabled() and decoder.requires_grad
+    if slots.device.type == "cpu" and slots.numel() >= _LOOKUP_FROM_ROWS and not differentiable:
         return _decode_nibbles(codes, slots, decoder)
     bits = unpack_rows(codes, slots, decoder.shape[0])  # (n, m)
     return (bits.to(decoder.dtype) * 2 - 1) @ decoder
@@ -103,27 +112,35 @@ def _decode_nibbles(codes: Tensor, slots: Tensor, decoder: Tensor) -> Tensor:
     return functional.embedding_bag(nibbles + offsets, sums, mode="sum")
 
 
-def _add_tier(rows: Tensor, plan: CodingPlan, tier: Tier, prefix: str, stored: StoredTensors, slots: Tensor) -> Tensor:
-    covered = slots < tier.coverage
-    if torch.compiler.is_compiling():  # no shapes that depend on data
-        added = decode_tier(plan, tier, prefix, stored, slots.clamp(max=tier.coverage - 1))
-        return rows + added * covered.unsqueeze(1)
+def decode_tiers(plan: CodingPlan, stored: StoredTensors, slots: Tensor) -> Tensor:
+    """What all tiers add to rows, before the row scale; the fixed rotation is undone once for all. (n, d) float32."""
+    plain = torch.zeros(slots.numel(), plan.embedding_dim, device=slots.device)
+    rotated = plain
+    for number, tier in enumerate(plan.tiers, start=1):
+        if tier.kind == "learnt":
+            plain = _add_covered(plain, plan, number, stored, slots)
+        else:
+            rotated = _add_covered(rotated, plan, number, stored, slots)
+    return plain + unrotate(rotated, plan.rotation_seed)
+
+
+def _add_covered(rows: Tensor, plan: CodingPlan, number: int, stored: StoredTensors, slots: Tensor) -> Tensor:
+    coverage = plan.tiers[number - 1].coverage
+    covered = slots < coverage
+    if torch.compiler.is_compiling():
+        values = decode_tier(plan, number, stored, slots.clamp(max=coverage - 1))
+        return rows + values * covered.unsqueeze(1)
     chosen = covered.nonzero().squeeze(1)
-    if chosen.numel() == 0:
-        return rows
-    return rows.index_add(0, chosen, decode_tier(plan, tier, prefix, stored, slots[chosen]))
+    return rows.index_add(0, chosen, decode_tier(plan, number, stored, slots[chosen])) if chosen.numel() else rows
 
 
-def decode_tier(plan: CodingPlan, tier: Tier, prefix: str, stored: StoredTensors, slots: Tensor) -> Tensor:
-    """What one tier adds to rows that it covers, before the row scale. (n, d) float32."""
+def decode_tier(plan: CodingPlan, number: int, stored: StoredTensors, slots: Tensor) -> Tensor:
+    """What one tier adds to rows that it covers; in rotated coordinates if it is rotated. (n, d) float32."""
+    tier, prefix = plan.tiers[number - 1], f"tier_{number}_"
     if tier.kind == "learnt":
         decoder = dequantize_rows(stored[prefix + "decoder"], stored[prefix + "decoder_scale"])
-        rows = decode_signs(stored[prefix + "codes"], slots, decoder)
-    else:
-        bits_per_dim = tier.code_bits // plan.embedding_dim
-        values = unpack_values(stored[prefix + "codes"], slots, plan.embedding_dim, bits_per_dim)
-        levels = gaussian_levels(bits_per_dim).to(values.device)
-        rows = unrotate(levels[values], plan.rotation_seed)
-    if not tier.row_scale_bits:
-        return rows
-    return rows * row_scales(stored, prefix, slots, tier.row_scale_bits)
+        return decode_signs(stored[prefix + "codes"], slots, decoder)
+    bits_per_dim = tier.code_bits // plan.embedding_dim
+    values = unpack_values(stored[prefix + "codes"], slots, plan.embedding_dim, bits_per_dim)
+    levels = gaussian_levels(bits_per_dim).to(values.device)[values]
+    return levels * row_scales(stored, prefix, slots, tier.row_scale_bits)

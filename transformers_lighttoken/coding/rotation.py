@@ -11,6 +11,7 @@ from torch import Tensor
 
 _MASK = (1 << 64) - 1
 _NUM_ROUNDS = 2
+_LARGEST_FACTOR = 16
 
 # Lloyd-Max levels of the unit Gaussian (Max 1960, Table I), positive half.
 _POSITIVE_LEVELS = {
@@ -52,16 +53,22 @@ def _block_sizes(dim: int) -> list[int]:
     return [1 << bit for bit in range(dim.bit_length() - 1, -1, -1) if dim >> bit & 1]
 
 
+@lru_cache(maxsize=8)
+def _hadamard_matrix(size: int) -> tuple[tuple[float, ...], ...]:
+    """Orthonormal Walsh-Hadamard matrix in natural order, symmetric."""
+    unit = size**-0.5
+    return tuple(tuple(-unit if (i & j).bit_count() & 1 else unit for j in range(size)) for i in range(size))
+
+
 def _hadamard(block: Tensor) -> Tensor:
-    """Orthonormal Walsh-Hadamard transform of the last dimension, a power of two."""
+    """Orthonormal Walsh-Hadamard transform of the last dimension, a power of two, as products with small factors."""
     size = block.shape[-1]
-    width = 1
-    while width < size:
-        pairs = block.unflatten(-1, (size // (2 * width), 2, width))
-        first, second = pairs[..., 0, :], pairs[..., 1, :]
-        block = torch.stack([first + second, first - second], dim=-2).flatten(-3)
-        width *= 2
-    return block * size**-0.5
+    inner = min(size, _LARGEST_FACTOR)
+    factor = torch.tensor(_hadamard_matrix(inner), dtype=block.dtype, device=block.device)
+    if size == inner:
+        return block @ factor
+    columns = (block.unflatten(-1, (size // inner, inner)) @ factor).transpose(-1, -2)  # (..., inner, size / inner)
+    return _hadamard(columns).transpose(-1, -2).flatten(-2)
 
 
 def _block_hadamard(rows: Tensor) -> Tensor:

@@ -46,8 +46,7 @@ def encode_tier(
         codes = initialize_codes(refiner, tier.code_bits)
         decoder, scale = refiner.run(codes, plan.decoder_dtype, schedule)
         stored |= {prefix + "codes": pack_bits(codes), prefix + "decoder": decoder, prefix + "decoder_scale": scale}
-        decoded = decode_tier(plan, tier, prefix, stored, torch.arange(tier.coverage, device=residual.device))
-        residual -= decoded
+        residual -= decode_tier(plan, number, stored, torch.arange(tier.coverage, device=residual.device))
         return
     bits_per_dim = tier.code_bits // plan.embedding_dim
     levels = gaussian_levels(bits_per_dim).to(residual.device)

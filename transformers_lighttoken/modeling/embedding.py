@@ -147,12 +147,7 @@ class LightTokenEmbedding(nn.Module):
         Returns:
             (n, d) in the dtype of the exact rows; decoded in float32, under autocast too.
         """
-        device_type = positions.device.type
-        if torch.amp.is_autocast_available(device_type):
-            with torch.autocast(device_type, enabled=False):
-                rows = decode_positions(self.plan, self._stored(), positions)
-        else:
-            rows = decode_positions(self.plan, self._stored(), positions)
+        rows = decode_positions(self.plan, self._stored(), positions)
         return rows.to(self.exact_rows.dtype)
 
     def load_table(self, table: CompressedTable, device: torch.device | str | None = None) -> None:
