@@ -53,9 +53,12 @@ def _refuse_quantized(model: PreTrainedModel) -> None:
     if quantizer is None and not getattr(model, "is_quantized", False):
         return
     method = getattr(getattr(quantizer, "quantization_config", None), "quant_method", None)
+    method = getattr(method, "value", method)
     if method == QUANT_METHOD:
         raise ValueError("the model is compressed with LightToken already: call model.dequantize() first.")
+    if method == "gguf" and all(parameter.is_floating_point() for parameter in model.parameters()):
+        return  # transformers has dequantized the file's weights, and left its mark on a dense model
     raise ValueError(
-        f"the model is quantized already (quant_method {getattr(method, 'value', method)!r}): LightToken compresses "
-        "the tables of models in fp32, fp16 or bf16."
+        f"the model is quantized already (quant_method {method!r}): LightToken compresses the tables of models in "
+        "fp32, fp16 or bf16."
     )
