@@ -95,7 +95,7 @@ class LightTokenConfig(QuantizationConfigMixin):
         self.seed = seed
         self.solver = solver
         self.warm_start = warm_start
-        self.tie_policy = tie_policy
+        self.tie_policy: TiePolicy = tie_policy
         self.tiers = tiers
         self.metric = metric
         self.decoder_dtype: Literal["int8", "float16"] | None = decoder_dtype

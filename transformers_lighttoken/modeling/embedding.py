@@ -221,7 +221,7 @@ class LightTokenEmbedding(nn.Module):
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if not self.is_loading:
-            destination[prefix + SENTINEL] = torch.empty(0)
+            destination[prefix + SENTINEL] = torch.empty(0, dtype=self.exact_rows.dtype)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         sentinel = state_dict.pop(prefix + SENTINEL, None)

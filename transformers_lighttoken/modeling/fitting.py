@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from ..coding.encode import Progress, check_weight
 from ..coding.table import CompressedTable
 from ..compression import compress_table, plan_table
-from ..config import LightTokenConfig, TiePolicy
+from ..config import LightTokenConfig
 from ..progress import progress_bars
 from .measure import Measurements, measure_table
 from .sites import TableSite, embedding_at, find_sites
@@ -33,10 +33,7 @@ def sites_to_compress(model: PreTrainedModel, config: LightTokenConfig) -> list[
             "this LightTokenConfig describes a compressed checkpoint (it has `tables`), but the model is dense: pass a "
             "new LightTokenConfig(compression_ratio=...)."
         )
-    sites = [
-        share_heads(site, cast(TiePolicy, config.tie_policy))
-        for site in find_sites(model, config.modules_to_not_convert)
-    ]
+    sites = [share_heads(site, config.tie_policy) for site in find_sites(model, config.modules_to_not_convert)]
     if not sites:
         excluded = config.modules_to_not_convert
         raise ValueError(

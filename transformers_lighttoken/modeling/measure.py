@@ -21,7 +21,7 @@ _MEASURED_TOKENS = 8192
 _PROJECTIONS = 2
 # Shares of (identity, head metric, input metric); the blend is then tempered (see `sensitivity.blend`).
 _TIED_BLEND = (0.1, 0.5, 0.4)
-_INPUT_BLEND = (0.5, 0.0, 0.5)
+_INPUT_BLEND = (0.8, 0.0, 0.2)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Checkpoints on disk: compressed and decompressed without loading the model."""

@@ -1,0 +1,93 @@
+"""An output folder that appears whole or not at all."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+_CONTENT = "content"
+_LOCK = "lock"
+
+
+class OutputError(OSError):
+    """The output folder cannot be written; the message names the remedy."""
+
+
+@contextmanager
+def new_folder(output: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives a folder to write into, which takes its place when the block ends without an error.
+
+    It lies beside the output, as `.<name>.partial`, so that putting it in place is one renaming. A killed run leaves
+    that folder behind; the next run into the same output clears it.
+
+    Args:
+        output: the folder to be; must not exist, or be empty.
+
+    Yields:
+        The folder to write into.
+
+    Raises:
+        OutputError: if the output is there already, or another run is writing it.
+    """
+    target = Path(output).expanduser().resolve()
+    _check_free(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    working = target.with_name(f".{target.name}.partial")
+    working.mkdir(exist_ok=True)
+    lock = FileLock(working / _LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise OutputError(f"another run is writing {target}: wait for it, or choose another output folder.") from None
+    try:
+        content = working / _CONTENT
+        shutil.rmtree(content, ignore_errors=True)
+        content.mkdir()
+        yield content
+        _flush(content)
+        _check_free(target)
+        if target.exists():
+            target.rmdir()  # empty; not every system renames over it
+        content.rename(target)
+        _flush_entry(target.parent)
+    finally:
+        lock.release()
+        shutil.rmtree(working, ignore_errors=True)
+
+
+def refuse_inside(output: str | os.PathLike[str], source: Path) -> None:
+    """Refuses an output inside the folder that is read.
+
+    Raises:
+        OutputError: if it is.
+    """
+    if Path(output).expanduser().resolve().is_relative_to(source.resolve()):
+        raise OutputError(f"the output {output} lies inside the source {source}: choose a folder outside it.")
+
+
+def _check_free(target: Path) -> None:
+    if target.is_dir():
+        if any(target.iterdir()):
+            raise OutputError(f"{target} exists and is not empty: remove it, or choose another output folder.")
+    elif target.exists():
+        raise OutputError(f"{target} is a file: choose another output folder.")
+
+
+def _flush(folder: Path) -> None:
+    """Brings everything in a folder to disk."""
+    for path in sorted(folder.rglob("*")):
+        _flush_entry(path)
+    _flush_entry(folder)
+
+
+def _flush_entry(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":  # folders cannot be opened there
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

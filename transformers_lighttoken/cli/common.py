@@ -1,0 +1,34 @@
+"""What the commands share: options, and where their output goes."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, RenderableType
+
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")
+]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show where an error comes from (or LIGHTTOKEN_DEBUG=1).")]
+
+
+@contextlib.contextmanager
+def working() -> Iterator[None]:
+    """While a command works, whatever is printed goes to standard error: standard output is for its result."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+def show_json(result: Mapping[str, Any]) -> None:
+    """Prints a result for programs."""
+    typer.echo(json.dumps(result, indent=2, allow_nan=False))
+
+
+def show(*parts: RenderableType) -> None:
+    """Prints a result for people."""
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    for part in parts:
+        console.print(part)
