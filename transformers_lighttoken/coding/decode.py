@@ -12,6 +12,7 @@ from .quantize import dequantize_rows, dequantize_scales
 from .rotation import gaussian_levels, unrotate
 
 StoredTensors = Mapping[str, Tensor]
+_AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")  # asking PyTorch for them breaks the graph of torch.compile in 2.11
 _NIBBLE = 4
 _LOOKUP_FROM_ROWS = 256
 
@@ -28,7 +29,7 @@ def decode_positions(plan: CodingPlan, stored: StoredTensors, positions: Tensor)
         (n, d) float32, under autocast too.
     """
     device_type = positions.device.type
-    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+    if device_type in _AUTOCAST_DEVICES and torch.is_autocast_enabled(device_type):
         with torch.autocast(device_type, enabled=False):
             return decode_positions(plan, stored, positions)
     if plan.num_coded == 0:

