@@ -1,5 +1,6 @@
 """compress_table: a dense table and a LightTokenConfig become a CompressedTable. Knows no model."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -18,6 +19,8 @@ from .coding.table import CompressedTable
 from .coding.tier_index import encode_depths
 from .config import LightTokenConfig
 
+logger = logging.getLogger(__name__)
+
 _EXACT_DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 _MAX_EXACT_SHARE = 0.05
 _ROW_SCALE_BITS = (8, 4)
@@ -28,7 +31,7 @@ def compress_table(
     config: LightTokenConfig,
     *,
     exact_ids: Sequence[int] = (),
-    frequencies: Tensor | None = None,
+    frequencies: Tensor | Sequence[float] | None = None,
     metric: Tensor | None = None,
     progress: Progress | None = None,
     reduce: Reduce = local_sum,
@@ -53,8 +56,14 @@ def compress_table(
         TypeError: if the weight is not floating-point.
         ValueError: for an empty or non-finite table, or a request that no plan fits.
     """
+    if not isinstance(config, LightTokenConfig):
+        raise TypeError(f"config must be a LightTokenConfig, got {type(config).__name__}.")
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"weight must be a torch.Tensor, got {type(weight).__name__}: use torch.from_numpy.")
     check_weight(weight)
     weight = weight.detach()
+    frequencies = checked_frequencies(frequencies, weight.shape[0])
+    metric = None if metric is None else _checked_metric(metric, weight.shape[1])
     plan, depths = plan_table(weight, config, exact_ids, frequencies, metric)
     options = EncodeOptions(
         solver=config.solver, warm_start=config.warm_start, alpha=config.alpha, seed=config.seed, reduce=reduce
@@ -83,7 +92,7 @@ def plan_table(
     if template.row_scale_bits == 0 or config.code_bits is not None:
         return plan_equal(template, config.compression_ratio, config.code_bits, config.num_stages), depths
     eigenvalues = _eigenvalues(weight, metric)
-    norms = weight.float().norm(dim=1)
+    norms = Normalization.of(weight.float(), per_row=True).norms.squeeze(1)
     candidates: list[TierPlan] = []
     problem: BudgetError | None = None
     for bits in _ROW_SCALE_BITS:
@@ -112,9 +121,6 @@ def _plan(
     if config.tiers == "equal" or frequencies is None:
         plan = plan_equal(template, config.compression_ratio, None, config.num_stages)
         return TierPlan(plan, depths, predicted_error(eigenvalues, plan.code_bits))
-    if tuple(frequencies.shape) != (template.num_embeddings,):
-        shape = tuple(frequencies.shape)
-        raise ValueError(f"frequencies must have one value per row, ({template.num_embeddings},), got shape {shape}.")
     weights, exact_rows = frequency_weights(frequencies), torch.tensor(exact, dtype=torch.long)
     return plan_tiers(template, config.compression_ratio, weights, exact_rows, eigenvalues, config.num_stages)
 
@@ -151,11 +157,46 @@ def _eigenvalues(weight: Tensor, metric: Tensor | None) -> Tensor:
     return torch.linalg.eigvalsh(gram).clamp(min=0).cpu()
 
 
+def checked_frequencies(frequencies: Tensor | Sequence[float] | None, rows: int) -> Tensor | None:
+    """Frequencies as a vector with one value per row.
+
+    Raises:
+        ValueError: if there is another number of them.
+    """
+    if frequencies is None:
+        return None
+    values = torch.as_tensor(frequencies, dtype=torch.float64)
+    if tuple(values.shape) != (rows,):
+        raise ValueError(f"frequencies must have one value per row, ({rows},), got shape {tuple(values.shape)}.")
+    return values
+
+
+def _checked_metric(metric: Tensor, dim: int) -> Tensor:
+    if tuple(metric.shape) != (dim, dim):
+        raise ValueError(f"metric must have shape ({dim}, {dim}), got {tuple(metric.shape)}.")
+    symmetric = (metric.double() + metric.double().t()) / 2
+    if not bool(torch.isfinite(symmetric).all()) or not torch.allclose(metric.double(), symmetric, rtol=1e-3):
+        raise ValueError("metric must be finite and symmetric.")
+    lowest, highest = torch.linalg.eigvalsh(symmetric)[[0, -1]].tolist()
+    if highest <= 0 or lowest < -1e-4 * highest:
+        raise ValueError(f"metric must be positive semi-definite, got eigenvalues from {lowest:g} to {highest:g}.")
+    return symmetric.float()
+
+
 def _affordable_exact_ids(exact_ids: Sequence[int], weight: Tensor, config: LightTokenConfig) -> list[int]:
     rows, dim = weight.shape
     unique = list(dict.fromkeys(int(row) for row in exact_ids))
     outside = [row for row in unique if not 0 <= row < rows]
     if outside:
         raise ValueError(f"exact_ids must be in [0, {rows - 1}], got {outside[:5]}.")
-    most = int(4 * rows * dim / config.compression_ratio * _MAX_EXACT_SHARE / (dim * weight.element_size()))
+    if config.code_bits is not None:
+        return unique
+    row_bytes = dim * (2 if weight.dtype in (torch.float16, torch.bfloat16) else 4)
+    most = int(4 * rows * dim / config.compression_ratio * _MAX_EXACT_SHARE / row_bytes)
+    if len(unique) > most:
+        logger.warning(
+            "Only %d of %d special and added tokens are stored exactly: more would take over %d %% of the bytes that "
+            "compression_ratio %g leaves. The others are coded.",
+            most, len(unique), round(100 * _MAX_EXACT_SHARE), config.compression_ratio,
+        )  # fmt: skip
     return unique[:most]

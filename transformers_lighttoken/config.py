@@ -34,9 +34,10 @@ class LightTokenConfig(QuantizationConfigMixin):
     Args:
         compression_ratio: float32 bytes of the table over all bytes that replace it, at least this much (counted as in
             Wang et al. 2023). Ignored where `code_bits` is given.
-        rank: rank of the low-rank part; None lets the planner choose.
+        rank: rank of the low-rank part. None is 0: at these ratios its bytes are better spent on code bits.
         code_bits: bits per token of the base code; None fills the byte budget of `compression_ratio`.
-        num_stages: stages of the residual binary autoencoder; None lets the planner choose.
+        num_stages: stages of the residual binary autoencoder; None makes stages of about 64 bits. Refinement treats the
+            bits of all stages as one code.
         alpha: weight of the angle in the loss L_alpha, at least 1; 1 is the squared Euclidean distance.
         seed: of everything random.
         solver: "refined" finishes with closed-form decoders and discrete code refinement (beyond the paper); "paper" is

@@ -15,6 +15,20 @@ from transformers_lighttoken.modeling.fitting import FittingContext, fit_table
 from transformers_lighttoken.modeling.sites import find_sites
 from transformers_lighttoken.modeling.tokens import exact_token_ids
 
+METHODS = {
+    "default": "default (tiers, metric)",
+    "refined": "refined, equal coverage, plain metric",
+    "warm": "the same, from the trained autoencoder",
+    "paper": "paper mode (autoencoder alone)",
+    "paper-rank-8": "paper mode, rank 8",
+    "svd": "truncated SVD, float32",
+}
+
+
+def bytes_of(table) -> int:
+    """Bytes of all stored tensors."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in table.tensors.values())
+
 
 def opq(weight) -> None:
     """faiss OPQ 48x8: 20 iterations of training, then encoding."""
@@ -31,7 +45,9 @@ def opq(weight) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ratio", type=float, default=25.0)
-    ratio = parser.parse_args().ratio
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
+    args = parser.parse_args()
+    ratio = args.ratio
     model, words = dense_model(), tokenizer()
     weight = model.get_input_embeddings().weight.detach()
     exact_ids = exact_token_ids(words, weight.shape[0])
@@ -45,26 +61,25 @@ def main() -> None:
         config = LightTokenConfig(compression_ratio=ratio, tiers="equal", metric="plain", **settings)
         return compress_table(weight, config, exact_ids=exact_ids)
 
-    methods = {
-        "default (tiers, metric)": automatic,
-        "refined, equal coverage, plain metric": equal,
-        "the same, from the trained autoencoder": lambda: equal(warm_start="autoencoder"),
-        "paper mode (autoencoder alone)": lambda: equal(solver="paper"),
-        "paper mode, rank 8": lambda: equal(solver="paper", rank=8),
+    def truncated_svd():
+        return fit_baseline("svd_fp32", weight, ratio)
+
+    calls = {
+        "default": automatic,
+        "refined": equal,
+        "warm": lambda: equal(warm_start="autoencoder"),
+        "paper": lambda: equal(solver="paper"),
+        "paper-rank-8": lambda: equal(solver="paper", rank=8),
+        "svd": truncated_svd,
     }
     _, opq_seconds = timed(lambda: opq(weight))
     rows = []
-    for name, method in methods.items():
-        table, seconds = timed(method)
-        found = table_fidelity(weight, table.decode_all())
-        stored = sum(tensor.numel() * tensor.element_size() for tensor in table.tensors.values())
-        dense = 4 * weight.numel()
-        rows.append([name, stored, dense / stored, found.relative_error, found.cosine_mean, found.cosine_p01])
-        rows[-1] += [seconds, seconds / opq_seconds]
-    svd, seconds = timed(lambda: fit_baseline("svd_fp32", weight, ratio))
-    found = table_fidelity(weight, svd.table)
-    rows.append(["truncated SVD, float32", svd.stored_bytes, 4 * weight.numel() / svd.stored_bytes])
-    rows[-1] += [found.relative_error, found.cosine_mean, found.cosine_p01, seconds, seconds / opq_seconds]
+    for name in args.methods:
+        table, seconds = timed(calls[name])
+        decoded, stored = (table.table, table.stored_bytes) if name == "svd" else (table.decode_all(), bytes_of(table))
+        found = table_fidelity(weight, decoded)
+        rows.append([METHODS[name], stored, 4 * weight.numel() / stored, found.relative_error, found.cosine_mean])
+        rows[-1] += [found.cosine_p01, seconds, seconds / opq_seconds]
     header = ["method", "stored bytes", "ratio", "relative error", "cosine mean", "cosine p01", "seconds", "of OPQ's"]
     print(f"faiss OPQ 48x8, 20 iterations, training and encoding: {opq_seconds:.1f} s")
     print_table(header, rows)

@@ -118,3 +118,37 @@ def test_a_real_table_at_25():
     assert relative_error(table, dense) < 0.33
     cosine = torch.nn.functional.cosine_similarity(table.decode_all(), dense)
     assert float(cosine.mean()) > 0.8
+
+
+@pytest.mark.parametrize("magnitude", [1e-25, 1e-22, 1e20])
+def test_tables_whose_squares_leave_float32(magnitude):
+    config = LightTokenConfig(compression_ratio=10.0)
+    found = compress_table(matrix() * magnitude, config).decode_all().double() / magnitude
+    expected = compress_table(matrix(), config).decode_all().double()
+    assert float((found - expected).square().sum() / expected.square().sum()) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        (torch.eye(5), rf"metric must have shape \({DIM}, {DIM}\), got \(5, 5\)"),
+        (torch.full((DIM, DIM), float("nan")), "metric must be finite and symmetric"),
+        (torch.eye(DIM).cumsum(0), "metric must be finite and symmetric"),
+        (-torch.eye(DIM), "metric must be positive semi-definite, got eigenvalues from -1 to -1"),
+    ],
+)
+def test_a_metric_that_is_none_is_refused(metric, message):
+    with pytest.raises(ValueError, match=message):
+        compress_table(matrix(), LightTokenConfig(code_bits=20), metric=metric)
+
+
+def test_arguments_of_the_wrong_type_are_named():
+    with pytest.raises(TypeError, match="config must be a LightTokenConfig, got dict"):
+        compress_table(matrix(), {})  # pyright: ignore
+    with pytest.raises(TypeError, match="weight must be a torch.Tensor, got ndarray: use torch.from_numpy"):
+        compress_table(matrix().numpy(), LightTokenConfig())  # pyright: ignore
+
+
+def test_explicit_bits_keep_every_exact_row():
+    table = compress_table(matrix(), LightTokenConfig(code_bits=20), exact_ids=range(300))
+    assert table.plan.num_exact == 300

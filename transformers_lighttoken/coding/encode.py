@@ -111,10 +111,10 @@ def check_weight(weight: Tensor) -> None:
     if weight.dim() != 2 or 0 in weight.shape:
         raise ValueError(f"weight must be a non-empty matrix (V, d), got shape {tuple(weight.shape)}.")
     for number, block in row_blocks(weight.detach()):
-        finite = torch.isfinite(block).all(dim=1)
+        finite = torch.isfinite(block.float()).all(dim=1)
         if not bool(finite.all()):
             row = number * next(row_blocks(weight))[1].shape[0] + int((~finite).nonzero()[0])
-            raise ValueError(f"weight holds NaN or infinite values, the first in row {row}: the table is damaged.")
+            raise ValueError(f"weight holds NaN or infinite values, the first in row {row} (as float32).")
 
 
 def _encode_low_rank(

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from .packing import packed_bytes
+from .tier_index import max_encoded_bytes
 
 TierKind = Literal["learnt", "rotated"]
 DecoderDtype = Literal["int8", "float16"]
@@ -181,11 +182,13 @@ class CodingPlan:
         for tier in self.tiers:
             _check_tier(tier, previous, d)
             previous = tier.coverage
-        if self.stored_bytes >= self.dense_bytes:
-            raise ValueError(
-                f"the plan needs {self.stored_bytes} bytes, not less than the dense table's {self.dense_bytes}: "
-                f"ask for fewer code bits than {self.code_bits} or a rank below {self.rank}."
-            )
+        most_bits = 32 * d
+        for bits in (self.code_bits, *(tier.code_bits for tier in self.tiers)):
+            if bits > most_bits:
+                raise ValueError(f"code bits must be at most {most_bits}, those of a dense float32 row, got {bits}.")
+        most_index = max_encoded_bytes(self.num_embeddings, self.max_depth)
+        if self.index_bytes > most_index:
+            raise ValueError(f"index_bytes must be at most {most_index} for these rows, got {self.index_bytes}.")
 
 
 def _scale_specs(prefix: str, rows: int, bits: int) -> dict[str, TensorSpec]:

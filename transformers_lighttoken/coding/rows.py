@@ -27,7 +27,7 @@ class Normalization:
     @classmethod
     def of(cls, rows: Tensor, per_row: bool) -> "Normalization":
         """Divisors of (n, d) rows: their norms, or the power of two at or above the largest norm."""
-        norms = rows.norm(dim=1, keepdim=True)
+        norms = _safe_norms(rows)
         if per_row:
             return cls(torch.where(norms > 0, norms, 1.0), 1.0)
         largest = float(norms.max()) if norms.numel() else 1.0
@@ -51,6 +51,12 @@ class Normalization:
         for name in [name for name in stored if name.endswith("_scale") and stored[name].dtype == torch.int16]:
             if name != "low_rank_left_scale":  # the right factor carries the factor of the product
                 stored[name] = bits_of_bfloat16(bfloat16_of_bits(stored[name]) * self.common)
+
+
+def _safe_norms(rows: Tensor) -> Tensor:
+    """Norms whose squares neither overflow nor underflow. (n, 1)."""
+    peaks = rows.abs().amax(dim=1, keepdim=True)
+    return peaks * (rows / torch.where(peaks > 0, peaks, 1.0)).norm(dim=1, keepdim=True)
 
 
 def fit_row_scales(rows: Tensor, plan: CodingPlan, stored: dict[str, Tensor], metric: Tensor | None) -> Tensor:

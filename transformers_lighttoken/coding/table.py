@@ -14,7 +14,7 @@ from .tier_index import decode_depths, storage_positions
 DECODE_BLOCK_ROWS = 8192
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CompressedTable:
     """A table of rows in coded form.
 
@@ -47,8 +47,11 @@ class CompressedTable:
             ids.shape + (d,) float32.
 
         Raises:
+            TypeError: if the ids are not integers.
             IndexError: if an id is out of range.
         """
+        if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+            raise TypeError(f"ids must be integers, got {ids.dtype}.")
         flat = ids.reshape(-1)
         if flat.numel() and not 0 <= int(flat.min()) <= int(flat.max()) < self.plan.num_embeddings:
             raise IndexError(

@@ -48,7 +48,7 @@ class LightTokenQuantizer(HfQuantizer):
         super().__init__(copy.deepcopy(quantization_config), **kwargs)
         self.quantization_config: LightTokenConfig
         self.given_state_dict: Mapping[str, Tensor] | None = None
-        if self.pre_quantized and self.quantization_config.tables is None:
+        if self.pre_quantized and not self.quantization_config.tables:
             raise LightTokenCheckpointError(
                 "the checkpoint's quantization_config says quant_method 'lighttoken' but names no `tables`: remove "
                 "quantization_config from config.json if the checkpoint is dense, else download it again."

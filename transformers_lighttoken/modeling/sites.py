@@ -1,5 +1,6 @@
 """Where a model holds token-embedding tables, and which of its modules share each."""
 
+import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ def find_sites(model: PreTrainedModel, modules_to_not_convert: list[str] | None 
     Raises:
         UnsupportedEmbeddingError: if a table's module, or one tied to it, cannot be replaced faithfully.
     """
+    _check_patterns(model, modules_to_not_convert or [])
     sites: dict[str, TableSite] = {}
     for embedding in _input_embeddings(model):
         site = _site_of(model, embedding)
@@ -107,5 +109,18 @@ def _site_of(model: PreTrainedModel, embedding: nn.Embedding) -> TableSite:
     return TableSite(owner, tuple(views), tuple(heads))
 
 
+def _matches(pattern: str, name: str) -> bool:
+    return re.search(rf"(^|\.){re.escape(pattern)}(\.|$)", name) is not None
+
+
+def _check_patterns(model: nn.Module, patterns: list[str]) -> None:
+    names = [name for name, _ in model.named_modules()]
+    for pattern in patterns:
+        if not any(_matches(pattern, name) for name in names):
+            near = difflib.get_close_matches(pattern, {part for name in names for part in (name, name.split(".")[-1])})
+            hint = f": did you mean {near[0]!r}?" if near else "."
+            raise ValueError(f"modules_to_not_convert names {pattern!r}, which no module of the model is called{hint}")
+
+
 def _is_excluded(site: TableSite, patterns: list[str]) -> bool:
-    return any(re.search(rf"(^|\.){re.escape(pattern)}(\.|$)", site.owner) for pattern in patterns)
+    return any(_matches(pattern, site.owner) for pattern in patterns)

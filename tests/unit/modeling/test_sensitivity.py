@@ -42,7 +42,7 @@ def test_projections_converge_to_the_mean_of_the_jacobians():
         return hidden[mask.bool()].flatten()
 
     rows = embedding(sample["input_ids"]).detach()
-    jacobian = torch.autograd.functional.jacobian(output, rows)  # (outputs, b, t, d)
+    jacobian = torch.as_tensor(torch.autograd.functional.jacobian(output, rows))  # (outputs, b, t, d)
     jacobian = jacobian[:, mask.bool()]  # (outputs, tokens, d)
     expected = torch.einsum("oti,otj->ij", jacobian, jacobian)
     expected = expected * (DIM / expected.trace())

@@ -65,7 +65,10 @@ def test_modules_to_not_convert_leaves_the_table_dense() -> None:
         assert find_sites(model, [excluded]) == []
         with pytest.raises(ValueError, match=rf"modules_to_not_convert=\['{excluded}'\]"):
             compress_model(model, LightTokenConfig(modules_to_not_convert=[excluded]))
-    assert len(find_sites(model, ["word", "embeddings.word", "decoder"])) == 1  # no whole names of the table's module
+    assert len(find_sites(model, ["decoder"])) == 1
+    for misspelt in ("word", "embeddings.word", "word_embedding"):
+        with pytest.raises(ValueError, match=f"names '{misspelt}', which no module of the model is called"):
+            find_sites(model, [misspelt])
 
 
 def test_unknown_embedding_classes_are_refused_before_anything_changes() -> None:
