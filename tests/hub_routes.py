@@ -42,7 +42,8 @@ def create(hub: HubStore, call: Call) -> Reply:
     repo_id = f"{namespace}/{wanted['name']}"
     if repo_id in hub.repos:
         raise HubRefusal(409, "You already created this model repo", url=f"{hub.url}/{repo_id}")
-    hub.create_repo(repo_id, private=wanted.get("visibility") == "private")
+    private = wanted.get("visibility") == "private" or bool(wanted.get("private"))  # huggingface_hub 2 and 1
+    hub.create_repo(repo_id, private=private)
     return Reply.of_json({"url": f"{hub.url}/{repo_id}", "name": repo_id, "id": repo_id})
 
 

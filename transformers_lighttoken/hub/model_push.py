@@ -1,0 +1,103 @@
+"""`model.push_to_hub` of a compressed model: as `push_compressed`, with the card of the checkpoint it came from."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import CommitInfo, HfApi
+from transformers import PreTrainedModel
+
+from .base_card import BaseCard, as_repo_id, fetch_card, read_card
+from .facts import CardWishes
+from .push import PushOptions, push_checkpoint
+from .results import Evaluation
+
+
+def push_model(
+    model: PreTrainedModel,
+    repo_id: str,
+    *,
+    commit_message: str | None = None,
+    commit_description: str | None = None,
+    private: bool | None = None,
+    token: bool | str | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    max_shard_size: int | str | None = "50GB",
+    tags: Sequence[str] | None = None,
+    license: str | list[str] | None = None,
+    license_name: str | None = None,
+    license_link: str | None = None,
+    base_model: str | None = None,
+    language: str | list[str] | None = None,
+    evaluation: Evaluation | Sequence[Evaluation] | None = None,
+) -> CommitInfo:
+    """Pushes a compressed model from memory, without its tokenizer, as transformers does.
+
+    Args:
+        model: compressed.
+        repo_id: `namespace/name`.
+        commit_message: title of the commit.
+        commit_description: of the commit.
+        private: whether a repository that is created is private.
+        token: with write permission; the one that is logged in when None or True.
+        revision: branch to push to.
+        create_pr: opens a pull request instead of committing.
+        max_shard_size: of the files of the model.
+        tags: for the card, beside ours.
+        license: of the model; that of the model it was loaded from when None.
+        license_name: with the license "other".
+        license_link: with the license "other".
+        base_model: repository of the model that was compressed; what is known of it when None.
+        language: of the model; that of the model it was loaded from when None.
+        evaluation: JSON files of `lighttoken evaluate`, or what they hold.
+
+    Returns:
+        The commit.
+
+    Raises:
+        ValueError: if no licence is known; pass `license=`.
+        HubError: if the Hub, or the connection to it, fails, or the token may not write.
+    """
+    name, card = origin_of(model, HfApi(token=token))
+    wishes = CardWishes(
+        license=license,
+        license_name=license_name,
+        license_link=license_link,
+        base_model=base_model or name,
+        language=language,
+        evaluation=evaluation,
+        tags=tuple(tags or ()),
+        base_card=card,
+    )
+    options = PushOptions(private, revision, create_pr, token, commit_message, commit_description)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder, max_shard_size=max_shard_size or "50GB")
+        return push_checkpoint(Path(folder), repo_id, wishes, options)
+
+
+def origin_of(model: PreTrainedModel, api: HfApi) -> tuple[str | None, BaseCard | None]:
+    """Where a model was loaded from: the base model, if that is known from it, and the card that lies there.
+
+    A model that was loaded from a compressed checkpoint inherits from that one's card, a model that was compressed in
+    memory from the dense model's.
+
+    Args:
+        model: compressed.
+        api: the client.
+
+    Raises:
+        HubError: if the Hub has to be asked, and fails.
+    """
+    source = getattr(model.config, "_name_or_path", "") or ""
+    if not source:
+        return None, None
+    if Path(source).is_dir():
+        return None, read_card(Path(source))
+    if as_repo_id(source) is None:
+        return None, None
+    card = fetch_card(api, source, getattr(model.config, "_commit_hash", None))
+    if card is not None and card.base_model:
+        return card.base_model, card
+    provenance = getattr(getattr(model.config, "quantization_config", None), "provenance", None) or {}
+    return as_repo_id(provenance.get("source")) or source, card

@@ -1,0 +1,194 @@
+"""push_compressed: a compressed checkpoint goes to the Hub in one commit, with a card that tells what is known."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import CommitInfo, HfApi
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from ..checkpoint.compressed import CompressedCheckpoint, read_compressed
+from ..checkpoint.files import CONFIG, WEIGHTS_INDEX
+from ..modeling.errors import LightTokenCheckpointError
+from ..report import compression_report
+from ..version import __version__
+from .base_card import CARD
+from .card import render_card
+from .client import HubClient
+from .facts import CardFacts, CardWishes, gather_facts
+from .markup import one_line
+from .optional import import_for_card
+from .pictures import PATHS as PICTURE_PATHS
+from .pictures import draw_pictures
+from .results import FILE_NAME as RESULTS
+from .results import Evaluation, to_json
+from .target import Target
+
+_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json")
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,199}")
+_OURS = {CARD, RESULTS, *PICTURE_PATHS}  # made anew by every push
+
+
+@dataclass(frozen=True)
+class PushOptions:
+    """How to push.
+
+    Attributes:
+        private: of a repository that is created; None for the namespace's own default.
+        revision: branch or pull request (`refs/pr/N`) to push to; None for main.
+        create_pr: opens a pull request instead of committing.
+        token: of the user; the one that is logged in when None.
+        message: of the commit.
+        description: of the commit.
+    """
+
+    private: bool | None = None
+    revision: str | None = None
+    create_pr: bool = False
+    token: str | bool | None = None
+    message: str | None = None
+    description: str | None = None
+
+
+def push_compressed(
+    folder: str | os.PathLike[str],
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    token: str | bool | None = None,
+    commit_message: str | None = None,
+    commit_description: str | None = None,
+    license: str | list[str] | None = None,
+    license_name: str | None = None,
+    license_link: str | None = None,
+    base_model: str | None = None,
+    language: str | list[str] | None = None,
+    evaluation: Evaluation | Sequence[Evaluation] | None = None,
+    tags: Sequence[str] = (),
+) -> CommitInfo:
+    """Pushes a compressed checkpoint: model, tokenizer, config, card and pictures in one commit.
+
+    Everything is checked before anything is sent. Files that have not changed are not sent again, and where nothing
+    has changed no commit is made. A push that failed can be repeated: it goes on with what has arrived. A repository
+    (or branch) that was created for a push that then failed stays, without files; nothing is ever deleted but the
+    former weights of the same model.
+
+    Args:
+        folder: of the compressed checkpoint.
+        repo_id: `namespace/name`; a name alone is in the namespace of the user. Created if it is not there.
+        private: whether a repository that is created is private; None for the namespace's own default.
+        revision: branch to push to, created from main if it is not there; `refs/pr/N` for a pull request.
+        create_pr: opens a pull request instead of committing; to change one, push to its `refs/pr/N`.
+        token: with write permission; the one that is logged in when None.
+        commit_message: title of the commit.
+        commit_description: of the commit.
+        license: of the model; that of the base model when None.
+        license_name: with the license "other".
+        license_link: with the license "other".
+        base_model: repository of the model that was compressed; the recorded one when None.
+        language: of the model; that of the base model when None.
+        evaluation: JSON files of `lighttoken evaluate`, or what they hold.
+        tags: for the card, beside ours.
+
+    Returns:
+        The commit, or the last one there if nothing has changed.
+
+    Raises:
+        SourceError: if the folder is no compressed checkpoint.
+        LightTokenCheckpointError: if it is damaged, its digest included.
+        ValueError: for an argument that cannot be met; if no licence is known.
+        HubError: if the Hub, or the connection to it, fails, or the token may not write.
+        ImportError: if the libraries of the extra `card` are missing.
+    """
+    wishes = CardWishes(license, license_name, license_link, base_model, language, evaluation, tags)
+    options = PushOptions(private, revision, create_pr, token, commit_message, commit_description)
+    return push_checkpoint(Path(folder), repo_id, wishes, options)
+
+
+def push_checkpoint(folder: Path, repo_id: str, wishes: CardWishes, options: PushOptions) -> CommitInfo:
+    """As `push_compressed`, with its arguments in two groups."""
+    _check_arguments(repo_id, options)
+    checkpoint = read_compressed(folder)
+    if checkpoint.config.digest is None:
+        raise LightTokenCheckpointError(f"{folder / CONFIG} has no digest: load the model and save it again.")
+    report = compression_report(folder)
+    files = files_to_push(checkpoint)
+
+    api = HfApi(token=options.token, library_name="transformers-lighttoken", library_version=__version__)
+    client = HubClient.log_in(api, repo_id, create_pr=options.create_pr)
+    target = client.look_up(options.revision)
+    _check_target(target, options)
+    facts = gather_facts(
+        api, checkpoint, report, client.repo_id, wishes, revision=options.revision, files={*files, *target.files}
+    )
+    files |= documents(facts)
+    client.check_card(bytes(files[CARD]).decode())
+
+    if not target.exists:
+        target = client.create(options.private, options.revision)
+    return client.commit(
+        target,
+        {path: content for path, content in files.items() if not target.has(path, content)},
+        _stale_files(target, files),
+        message=options.message or f"Upload model compressed with transformers-lighttoken {__version__}",
+        description=options.description,
+        create_pr=options.create_pr,
+    )
+
+
+def files_to_push(checkpoint: CompressedCheckpoint) -> dict[str, Path | bytes]:
+    """The files of a checkpoint that go to the Hub, by path: hidden ones and those that a push makes stay behind."""
+    folder, weights = checkpoint.source.folder, checkpoint.weights
+    carried = [name for name in checkpoint.source.carried_files() if name not in _OURS]
+    visible = [name for name in carried if not any(part.startswith(".") for part in name.split("/"))]
+    index = [WEIGHTS_INDEX] if weights.index is not None else []
+    return {name: folder / name for name in (CONFIG, *weights.metadata, *index, *visible)}
+
+
+def documents(facts: CardFacts) -> dict[str, Path | bytes]:
+    """What a push adds to the checkpoint: card, pictures, and the evaluation that the card reports."""
+    pictures = draw_pictures(facts)
+    made: dict[str, Path | bytes] = {picture.path: picture.data for picture in pictures}
+    if facts.results:
+        made[RESULTS] = to_json(facts.results, facts.config.digest)
+    made[CARD] = render_card(facts, pictures).encode()
+    return made
+
+
+def _check_arguments(repo_id: str, options: PushOptions) -> None:
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"repo_id must be a repository on the Hub (namespace/name): {one_line(error)}") from error
+    revision = options.revision
+    if revision is not None and not _REVISION.fullmatch(revision):
+        raise ValueError(f"revision must be the name of a branch, got {one_line(revision)!r}.")
+    if options.create_pr and revision is not None and revision.startswith("refs/"):
+        raise ValueError(f"create_pr opens a new pull request: leave it out to push to {revision!r}.")
+    if options.token is False:
+        raise ValueError("token=False: a push needs a token with write permission.")
+    for library in ("jinja2", "matplotlib"):
+        import_for_card(library)
+
+
+def _check_target(target: Target, options: PushOptions) -> None:
+    if options.private and target.exists and not target.private:
+        raise ValueError(
+            f"private=True, but {target.repo_id} is there already and public: make it private in its settings, or "
+            "choose another repo_id."
+        )
+    if options.create_pr and target.exists and not target.has_branch:
+        raise ValueError(
+            f"revision {target.revision!r} is no branch of {target.repo_id}, so no pull request can be to it."
+        )
+
+
+def _stale_files(target: Target, files: Mapping[str, Path | bytes]) -> list[str]:
+    """Files there that belong to an earlier state of the model: its weights in other shards, and documents."""
+    stale = [path for path in target.files if _WEIGHTS.fullmatch(path) or path in _OURS]
+    return sorted(path for path in stale if path not in files)
