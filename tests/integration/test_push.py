@@ -61,6 +61,8 @@ class TestOneCommit:
         again = push_compressed(tiny, REPO)
         assert sent(logged_in) == []
         assert logged_in.snapshot(REPO) == before
+        push_compressed(tiny, REPO, revision="main")
+        assert logged_in.snapshot(REPO) == before
         assert (again.oid, again.commit_url) == (first.oid, first.commit_url)
 
     def test_only_the_changed_file_is_sent(self, logged_in: HubServer, tiny: Path):
@@ -157,7 +159,9 @@ class TestWhere:
         assert there.files["refs/pr/1"]["notes.txt"] == b"please\n"
         (tiny / "notes.txt").write_text("changed\n")
         push_compressed(tiny, REPO, revision="refs/pr/1")
-        assert logged_in.snapshot(REPO).files["refs/pr/1"]["notes.txt"] == b"changed\n"
+        files = logged_in.snapshot(REPO).files["refs/pr/1"]
+        assert files["notes.txt"] == b"changed\n"
+        assert files["README.md"] == there.files["main"]["README.md"]  # it is to be merged: names no revision
 
     def test_what_cannot_be_committed_to(self, logged_in: HubServer, tiny: Path):
         commit = push_compressed(tiny, REPO)

@@ -25,7 +25,7 @@ from .pictures import PATHS as PICTURE_PATHS
 from .pictures import draw_pictures
 from .results import FILE_NAME as RESULTS
 from .results import Evaluation, to_json
-from .target import Target
+from .target import MAIN, Target
 
 _WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,199}")
@@ -123,9 +123,9 @@ def push_checkpoint(folder: Path, repo_id: str, wishes: CardWishes, options: Pus
     client = HubClient.log_in(api, repo_id, create_pr=options.create_pr)
     target = client.look_up(options.revision)
     _check_target(target, options)
-    facts = gather_facts(
-        api, checkpoint, report, client.repo_id, wishes, revision=options.revision, files={*files, *target.files}
-    )
+    branch = None if target.revision == MAIN or target.revision.startswith("refs/") else target.revision
+    there = {*files, *target.files}
+    facts = gather_facts(api, checkpoint, report, client.repo_id, wishes, revision=branch, files=there)
     files |= documents(facts)
     client.check_card(bytes(files[CARD]).decode())
 

@@ -21,6 +21,9 @@ class CompressedModel:
 
     def save_pretrained(self: Any, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
         """Saves; a `state_dict` gathered elsewhere is kept, where transformers drops it for quantized models."""
+        from ..hub.trainer_card import keep_card_under_trainer
+
+        keep_card_under_trainer()
         quantizer = getattr(self, "hf_quantizer", None)
         if quantizer is None:
             return self.dense_class.save_pretrained(self, save_directory, *args, **kwargs)
@@ -29,6 +32,12 @@ class CompressedModel:
             return self.dense_class.save_pretrained(self, save_directory, *args, **kwargs)
         finally:
             quantizer.given_state_dict = None
+
+    def push_to_hub(self: Any, repo_id: str, **kwargs: Any) -> Any:
+        """Pushes as transformers does, with the card of `push_compressed` instead of a bare one."""
+        from ..hub.model_push import push_model
+
+        return push_model(self, repo_id, **kwargs)
 
     def half(self: Any) -> Any:
         """Casts to float16; the stored integers stay."""

@@ -208,7 +208,7 @@ def test_exact_rows_are_the_rows_of_special_tokens(dense: Path, output: Path) ->
     shape = header[f"{PREFIX}.exact_rows"]["shape"]
     rows = as_float32(data[f"{PREFIX}.exact_rows"], shape)
     table = as_float32(raw_tensors(dense / "model.safetensors")[1][TABLE], [VOCAB, 32])
-    assert len(rows) == 4
+    assert len(rows) == 5
     places = [np.flatnonzero((table == row).all(axis=1)) for row in rows]
     assert all(len(place) == 1 for place in places)
     assert {int(place[0]) for place in places} <= {1, 2, 3, 4, 5}  # [PAD] [UNK] [CLS] [SEP] [MASK], not [unused0]
