@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...coding.budget import largest_fitting
-from .baseline import Baseline, Size, store
-from .svd import root_mean_square, svd_factors
+from .baseline import Size, store
+from .svd import RankBaseline, root_mean_square, svd_factors
 
 COSINE_SHARE = 0.9
 """Share of the cosine distance in the loss; the Euclidean distance has the rest."""
@@ -22,28 +21,12 @@ LEARNING_RATE = 1e-3
 
 
 @dataclass(frozen=True)
-class DirectionAutoencoder(Baseline):
-    """Latents (V, k), a decoder (k, d) and its bias (d,); the encoder is not stored.
-
-    Attributes:
-        dtype: in which all three are stored.
-    """
-
-    dtype: torch.dtype
+class DirectionAutoencoder(RankBaseline):
+    """Latents (V, k), a decoder (k, d) and its bias (d,); the encoder is not stored."""
 
     def stored_bytes(self, num_rows: int, dim: int, size: Size) -> int:
-        """K (V + d) + d numbers."""
+        """Counts k (V + d) + d numbers."""
         return (size["rank"] * (num_rows + dim) + dim) * self.dtype.itemsize
-
-    def smallest(self, num_rows: int, dim: int) -> Size:
-        """Rank 1."""
-        return {"rank": 1}
-
-    def largest(self, weight: Tensor, budget: int) -> Size:
-        """The largest rank that fits, at most d - 1."""
-        num_rows, dim = weight.shape
-        rank = largest_fitting(1, dim - 1, lambda rank: self.stored_bytes(num_rows, dim, {"rank": rank}) <= budget)
-        return {"rank": rank or 1}
 
     def reconstruct(self, weight: Tensor, size: Size, seed: int) -> Tensor:
         """Trains encoder and decoder from the SVD and decodes the rounded latents."""

@@ -11,18 +11,14 @@ from .baseline import Baseline, Size, store
 
 
 @dataclass(frozen=True)
-class TruncatedSvd(Baseline):
-    """E ~ A R with A (V, k) and R (k, d), the best rank-k approximation, from the d x d Gram matrix.
+class RankBaseline(Baseline):
+    """A method whose size is a rank.
 
     Attributes:
-        dtype: in which both factors are stored.
+        dtype: in which everything is stored.
     """
 
     dtype: torch.dtype
-
-    def stored_bytes(self, num_rows: int, dim: int, size: Size) -> int:
-        """K (V + d) numbers."""
-        return size["rank"] * (num_rows + dim) * self.dtype.itemsize
 
     def smallest(self, num_rows: int, dim: int) -> Size:
         """Rank 1."""
@@ -33,6 +29,15 @@ class TruncatedSvd(Baseline):
         num_rows, dim = weight.shape
         rank = largest_fitting(1, dim - 1, lambda rank: self.stored_bytes(num_rows, dim, {"rank": rank}) <= budget)
         return {"rank": rank or 1}
+
+
+@dataclass(frozen=True)
+class TruncatedSvd(RankBaseline):
+    """E ~ A R with A (V, k) and R (k, d), the best rank-k approximation, from the d x d Gram matrix."""
+
+    def stored_bytes(self, num_rows: int, dim: int, size: Size) -> int:
+        """Counts k (V + d) numbers."""
+        return size["rank"] * (num_rows + dim) * self.dtype.itemsize
 
     def reconstruct(self, weight: Tensor, size: Size, seed: int) -> Tensor:
         """Rounds both factors to `dtype` and multiplies them; there is nothing random."""
