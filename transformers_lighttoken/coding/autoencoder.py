@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .initialize import residual_of
 from .loss import direction_aware_loss
 from .low_rank import principal_directions
 from .quantize import dequantize_rows, quantize_rows
@@ -94,16 +95,13 @@ def train_chain(
         Codes (n, m) bool, stored decoder (m, d) and bits of its scales (m,), as `quantize_rows` gives them.
     """
     schedule = schedule or TrainingSchedule()
-    residual = targets.clone()
+    residual = targets
     codes, decoders, scales = [], [], []
     for number, bits in enumerate(stage_bits):
         stage = _train_stage(targets, residual, bits, alpha, seed + number, schedule)
         stored, scale = quantize_rows(stage.decoder.detach(), decoder_dtype)
         stage_codes = _encode(stage, residual)
-        decoder = dequantize_rows(stored, scale)
-        for number_of_block, block in row_blocks(stage_codes):
-            start = number_of_block * next(row_blocks(stage_codes))[1].shape[0]
-            residual[start : start + block.shape[0]] -= (block.float() * 2 - 1) @ decoder
+        residual = residual_of(residual, stage_codes, dequantize_rows(stored, scale))
         codes.append(stage_codes)
         decoders.append(stored)
         scales.append(scale)

@@ -12,6 +12,7 @@ from .quantize import dequantize_rows, dequantize_scales
 from .rotation import gaussian_levels, unrotate
 
 StoredTensors = Mapping[str, Tensor]
+DECODE_BLOCK_ROWS = 8192
 _AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")  # asking PyTorch for them breaks the graph of torch.compile in 2.11
 _NIBBLE = 4
 _LOOKUP_FROM_ROWS = 256

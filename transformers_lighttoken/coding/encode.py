@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .autoencoder import train_chain
-from .decode import decode_base
+from .decode import DECODE_BLOCK_ROWS, decode_base
 from .initialize import initialize_codes
 from .low_rank import low_rank
 from .packing import pack_bits, pack_values
@@ -110,10 +110,10 @@ def check_weight(weight: Tensor) -> None:
         raise TypeError(f"weight must be a floating-point tensor, got {weight.dtype}.")
     if weight.dim() != 2 or 0 in weight.shape:
         raise ValueError(f"weight must be a non-empty matrix (V, d), got shape {tuple(weight.shape)}.")
-    for number, block in row_blocks(weight.detach()):
+    for place, block in row_blocks(weight.detach()):
         finite = torch.isfinite(block.float()).all(dim=1)
         if not bool(finite.all()):
-            row = number * next(row_blocks(weight))[1].shape[0] + int((~finite).nonzero()[0])
+            row = place.start + int((~finite).nonzero()[0])
             raise ValueError(f"weight holds NaN or infinite values, the first in row {row} (as float32).")
 
 
@@ -163,5 +163,5 @@ def _left_over(targets: Tensor, plan: CodingPlan, stored: dict[str, Tensor]) -> 
     covered = plan.tiers[0].coverage if plan.tiers else 0
     slots = torch.arange(covered, device=targets.device)
     return targets[:covered] - torch.cat(
-        [decode_base(plan, stored, block) for block in slots.split(8192)] or [targets[:0]]
+        [decode_base(plan, stored, block) for block in slots.split(DECODE_BLOCK_ROWS)] or [targets[:0]]
     )

@@ -39,9 +39,6 @@ def initialize_codes(refiner: Refiner, code_bits: int) -> Tensor:
 def residual_of(targets: Tensor, codes: Tensor, decoder: Tensor) -> Tensor:
     """Targets - B D, block by block. (n, d) float32."""
     residual = torch.empty_like(targets)
-    start = 0
-    for _, block in row_blocks(codes):
-        rows = slice(start, start + block.shape[0])
+    for rows, block in row_blocks(codes):
         residual[rows] = targets[rows] - (block.float() * 2 - 1) @ decoder
-        start = rows.stop
     return residual

@@ -22,10 +22,11 @@ def local_sum(total: Tensor) -> Tensor:
     return total
 
 
-def row_blocks(rows: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Blocks of rows of the fixed size of the device class, each with its number."""
+def row_blocks(rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Blocks of rows of the fixed size of the device class, each with the place of its rows."""
     size = CPU_BLOCK_ROWS if rows.device.type == "cpu" else CUDA_BLOCK_ROWS
-    yield from enumerate(rows.split(size))
+    for number, block in enumerate(rows.split(size)):
+        yield slice(number * size, number * size + block.shape[0]), block
 
 
 def add_exactly(total: Tensor, partial: Tensor) -> None:

@@ -102,9 +102,8 @@ class Refiner:
         ordered = decoder[order]
         weighted = ordered if self.metric is None else ordered @ self.metric  # (m, d) = D M
         gram = weighted @ ordered.t()  # (m, m)
-        for number, rows in row_blocks(self.targets):
-            start = number * row_blocks_size(self.targets)
-            block = codes[start : start + rows.shape[0]]
+        for number, (place, rows) in enumerate(row_blocks(self.targets)):
+            block = codes[place]
             signs = (block[:, order].float() * 2 - 1).t().contiguous()  # (m, n)
             gradient = weighted @ rows.t() - gram @ signs  # (m, n) = H - G b
             generator = self._generator(str(codes.device), round_number, 1 + self.first_block + number)
@@ -139,11 +138,6 @@ class Refiner:
     def _generator(self, device: str, round_number: int, stream: int) -> torch.Generator:
         mixed = (self.seed * 1_000_003 + round_number) * 1_000_003 + stream
         return torch.Generator(device).manual_seed(mixed % (1 << 63))
-
-
-def row_blocks_size(rows: Tensor) -> int:
-    """Rows of a full block on this tensor's device."""
-    return next(row_blocks(rows))[1].shape[0]
 
 
 def _sweep_block(signs: Tensor, gradient: Tensor, gram: Tensor, temperature: float, noise: torch.Generator) -> None:

@@ -5,11 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .decode import decode_unscaled
+from .decode import DECODE_BLOCK_ROWS, decode_unscaled
 from .packing import bfloat16_of_bits, bits_of_bfloat16
 from .plan import CodingPlan
-
-_BLOCK_ROWS = 8192
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def fit_row_scales(rows: Tensor, plan: CodingPlan, stored: dict[str, Tensor], me
         (n,) float32.
     """
     scales = torch.empty(rows.shape[0], device=rows.device)
-    for slots in torch.arange(rows.shape[0], device=rows.device).split(_BLOCK_ROWS):
+    for slots in torch.arange(rows.shape[0], device=rows.device).split(DECODE_BLOCK_ROWS):
         decoded = decode_unscaled(plan, stored, slots)
         weighted = decoded if metric is None else decoded @ metric
         energy = (weighted * decoded).sum(dim=1)

@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .decode import decode_positions
+from .decode import DECODE_BLOCK_ROWS, decode_positions
 from .plan import CodingPlan
 from .tier_index import decode_depths, storage_positions
-
-DECODE_BLOCK_ROWS = 8192
 
 
 @dataclass(frozen=True, eq=False)

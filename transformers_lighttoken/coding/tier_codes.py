@@ -56,9 +56,7 @@ def encode_tier(
         rotated = rotate(rows, plan.rotation_seed)
         scales.append(_fit_scales(rotated, levels))
     scale_codes, scale_range = quantize_scales(torch.cat(scales), tier.row_scale_bits)
-    start = 0
-    for _, rows in row_blocks(residual):
-        block = slice(start, start + rows.shape[0])
+    for block, rows in row_blocks(residual):
         rotated = rotate(rows, plan.rotation_seed)  # (n, d)
         scale = dequantize_scales(scale_codes[block], scale_range).unsqueeze(1)  # (n, 1)
         chosen = _nearest(rotated, scale, levels)
@@ -66,7 +64,6 @@ def encode_tier(
             chosen = _descend(rotated, scale, levels, chosen, gram)
         codes.append(chosen.to(torch.uint8))
         rows -= unrotate(levels[chosen] * scale, plan.rotation_seed)
-        start = block.stop
     stored[prefix + "codes"] = pack_values(torch.cat(codes), bits_per_dim)
     stored[prefix + "row_scale"] = pack_values(scale_codes.unsqueeze(1), tier.row_scale_bits)
     stored[prefix + "row_scale_range"] = scale_range

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from ..coding.table import DECODE_BLOCK_ROWS
+from ..coding.decode import DECODE_BLOCK_ROWS
 
 if TYPE_CHECKING:
     from .embedding import LightTokenEmbedding
