@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from .optional import import_optional
+from ..optional import import_optional
 
 TASK_COLUMNS = {
     "cola": ("sentence", "label"),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...coding.budget import largest_fitting
 from ...coding.packing import packed_bytes
-from ..optional import import_optional
+from ...optional import import_optional
 from .baseline import Baseline, Size, store
 
 _CODE_BITS = 4

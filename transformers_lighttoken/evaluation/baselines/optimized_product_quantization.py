@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...coding.budget import gaussian_distortion, largest_fitting
 from ...coding.packing import packed_bytes
-from ..optional import import_optional
+from ...optional import import_optional
 from .baseline import Baseline, Size, store
 from .gaussian_prediction import vector_quantizer_loss
 from .product_quantization import code_in_groups, code_widths, make_quantizer

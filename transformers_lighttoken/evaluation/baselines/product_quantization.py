@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...coding.budget import largest_fitting
 from ...coding.packing import packed_bytes
-from ..optional import import_optional
+from ...optional import import_optional
 from .baseline import Baseline, Size, store
 from .gaussian_prediction import vector_quantizer_loss
 

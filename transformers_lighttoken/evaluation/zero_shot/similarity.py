@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..optional import import_optional
+from ...optional import import_optional
 from .running import check_token_ids, evaluation_mode
 
 _COLUMNS = ("sentence1", "sentence2", "label")

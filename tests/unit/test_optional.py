@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from transformers_lighttoken.evaluation.optional import import_optional
+from transformers_lighttoken.optional import import_optional
 
 
 def test_it_imports():
