@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.checkpoints import SMALL, add_tokenizer, read_json, save_dense, tensor_digests, tensor_sizes
+from tests.checkpoints import add_tokenizer, read_json, save_dense, tensor_digests, tensor_sizes
 from tests.command_line import Result, run_command
 from transformers_lighttoken import __version__, compression_report
-from transformers_lighttoken.checkpoint.compress import compress_checkpoint
 from transformers_lighttoken.cli import main
 
 TABLE = "embeddings.word_embeddings.weight"
@@ -33,16 +32,9 @@ def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
 
 
 @pytest.fixture
-def dense(tmp_path: Path) -> Path:
-    save_dense(tmp_path / "dense")
-    add_tokenizer(tmp_path / "dense")
-    return tmp_path / "dense"
-
-
-@pytest.fixture
-def compressed(dense: Path, tmp_path: Path) -> Path:
-    compress_checkpoint(dense, tmp_path / "compressed", SMALL)
-    return tmp_path / "compressed"
+def dense(dense: Path) -> Path:
+    add_tokenizer(dense)
+    return dense
 
 
 def test_json_is_all_that_a_process_writes_to_standard_output(dense: Path, tmp_path: Path) -> None:

@@ -20,18 +20,6 @@ TABLE = "embeddings.word_embeddings.weight"
 ERRORS = ("relative_error", "cosine_mean", "cosine_p01")
 
 
-@pytest.fixture
-def dense(tmp_path: Path) -> Path:
-    save_dense(tmp_path / "dense")
-    return tmp_path / "dense"
-
-
-@pytest.fixture
-def compressed(dense: Path, tmp_path: Path) -> Path:
-    compress_checkpoint(dense, tmp_path / "compressed", SMALL)
-    return tmp_path / "compressed"
-
-
 def without_provenance(folder: Path) -> None:
     quantization = read_json(folder / "config.json")["quantization_config"]
     del quantization["provenance"]

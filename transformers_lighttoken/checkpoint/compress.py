@@ -111,9 +111,6 @@ def _compress_table(
 ) -> tuple[CompressedTable, dict[str, Any]]:
     """The compressed table on the CPU, and what is recorded of it."""
     weight = source.weight.load().to(device)
-    if context.frequencies is not None and tuple(context.frequencies.shape) != (weight.shape[0],):
-        given = tuple(context.frequencies.shape)
-        raise ValueError(f"frequencies must be one count for each of {weight.shape[0]} tokens, got {given}.")
     table, measured = fit_table(weight, source.site, context)
     decoded = table.decode_all()
     table = table.to("cpu")

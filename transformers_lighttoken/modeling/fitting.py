@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from ..coding.encode import Progress, check_weight
 from ..coding.table import CompressedTable
-from ..compression import compress_table, plan_table
+from ..compression import checked_frequencies, compress_table, plan_table
 from ..config import LightTokenConfig
 from ..progress import progress_bars
 from .measure import Measurements, measure_table
@@ -69,6 +69,7 @@ def fit_tables(
     """
     tables = {}
     with progress_bars() as progress:
+        context = FittingContext(config, lambda: model, tokenizer, frequencies, calibration, progress)
         for site in sites:
             weight = embedding_at(model, site.owner).weight.detach()
             if weight.is_meta:
@@ -76,7 +77,6 @@ def fit_tables(
                     f"the table {site.owner!r} is offloaded: load the model without offloading (device_map), compress "
                     "it, and load the result as you like."
                 )
-            context = FittingContext(config, lambda: model, tokenizer, frequencies, calibration, progress)
             tables[site.owner], _ = fit_table(weight, site, context)
     return tables
 
@@ -114,16 +114,18 @@ def fit_table(weight: Tensor, site: TableSite, context: FittingContext) -> tuple
         The coded table, and what was measured for it.
 
     Raises:
-        ValueError: if it cannot be coded as the config asks, or the tokenizer is another model's.
+        ValueError: if it cannot be coded as the config asks, the tokenizer is another model's, or there are more or fewer
+            frequencies than rows.
     """
     check_weight(weight)
     config, rows = context.config, weight.shape[0]
+    frequencies = checked_frequencies(context.frequencies, rows)
     if context.tokenizer is not None:
         check_tokenizer(context.tokenizer, rows)
     exact_ids = [] if context.tokenizer is None else exact_token_ids(context.tokenizer, rows)
     plan_table(weight, config, exact_ids)  # refuses what cannot be met before anything is measured
     measured = measure_table(
-        context.load_model, site, rows, config, context.tokenizer, context.frequencies, context.calibration
+        context.load_model, site, rows, config, context.tokenizer, frequencies, context.calibration
     )
     table = compress_table(
         weight,

@@ -30,17 +30,6 @@ TABLE = f"{PREFIX}.weight"
 WITH_EXACT_ROWS = LightTokenConfig(compression_ratio=2, code_bits=8)  # a budget in which a few rows fit
 
 
-@pytest.fixture
-def dense(tmp_path: Path) -> Path:
-    save_dense(tmp_path / "dense")
-    return tmp_path / "dense"
-
-
-@pytest.fixture
-def output(tmp_path: Path) -> Path:
-    return tmp_path / "output"
-
-
 def without_table(digests: dict[str, str], prefix: str = PREFIX) -> dict[str, str]:
     return {name: digest for name, digest in digests.items() if not name.startswith(f"{prefix}.")}
 

@@ -7,22 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.checkpoints import SMALL, read_json, save_dense
+from tests.checkpoints import SMALL, read_json
 from transformers_lighttoken import LightTokenConfig
 from transformers_lighttoken.checkpoint.compress import compress_checkpoint
 from transformers_lighttoken.checkpoint.output import OutputError
 from transformers_lighttoken.checkpoint.source import SourceError
-
-
-@pytest.fixture
-def dense(tmp_path: Path) -> Path:
-    save_dense(tmp_path / "dense")
-    return tmp_path / "dense"
-
-
-@pytest.fixture
-def output(tmp_path: Path) -> Path:
-    return tmp_path / "output"
 
 
 @pytest.mark.parametrize(
@@ -30,7 +19,11 @@ def output(tmp_path: Path) -> Path:
     [
         ({"device": "tpu"}, ValueError, "device must be 'auto', 'cpu' or 'cuda', got 'tpu'"),
         ({"calibration": ["text"]}, ValueError, "calibration text needs the model's tokenizer"),
-        ({"frequencies": torch.ones(3)}, ValueError, r"one count for each of 160 tokens, got \(3,\)"),
+        (
+            {"frequencies": torch.ones(3)},
+            ValueError,
+            r"frequencies must have one value per row, \(160,\), got shape \(3,\)",
+        ),
         ({"revision": "main"}, SourceError, "revision 'main'"),
         ({"subfolder": "x"}, SourceError, "no subfolder 'x'"),
     ],

@@ -34,16 +34,9 @@ DENSE_POLICY = LightTokenConfig(code_bits=8, tie_policy="dense")
 
 
 @pytest.fixture
-def dense(tmp_path: Path) -> Path:
-    save_dense(tmp_path / "dense")
-    add_tokenizer(tmp_path / "dense")
-    return tmp_path / "dense"
-
-
-@pytest.fixture
-def compressed(dense: Path, tmp_path: Path) -> Path:
-    compress_checkpoint(dense, tmp_path / "compressed", SMALL)
-    return tmp_path / "compressed"
+def dense(dense: Path) -> Path:
+    add_tokenizer(dense)
+    return dense
 
 
 def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:

@@ -5,14 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoints import save_dense, write_config
+from tests.checkpoints import write_config
 from transformers_lighttoken.checkpoint.source import SourceError, refuse_quantized, resolve_source
-
-
-@pytest.fixture
-def dense(tmp_path: Path) -> Path:
-    save_dense(tmp_path / "dense")
-    return tmp_path / "dense"
 
 
 def make(folder: Path, *names: str) -> Path:

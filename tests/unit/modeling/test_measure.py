@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
-from transformers_lighttoken import LightTokenConfig
+from transformers_lighttoken import LightTokenConfig, compress_model
 from transformers_lighttoken.modeling.calibration import (
     SEQUENCE_TOKENS,
     from_frequencies,
@@ -123,3 +123,9 @@ def test_samples_come_from_the_model_and_leave_the_global_generator_alone():
     assert tuple(found.ids.shape) == (2, SEQUENCE_TOKENS)
     assert bool((found.ids[:, 0] == 7).all())
     assert torch.equal(found.ids, from_samples(writer, 2 * SEQUENCE_TOKENS, seed=3).ids)
+
+
+def test_frequencies_of_another_vocabulary_are_refused_even_where_they_are_not_needed(model):
+    config = LightTokenConfig(code_bits=8, metric="plain")
+    with pytest.raises(ValueError, match=rf"one value per row, \({VOCAB},\), got shape \(5,\)"):
+        compress_model(model, config, frequencies=torch.ones(5))
