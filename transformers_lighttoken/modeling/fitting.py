@@ -114,8 +114,8 @@ def fit_table(weight: Tensor, site: TableSite, context: FittingContext) -> tuple
         The coded table, and what was measured for it.
 
     Raises:
-        ValueError: if it cannot be coded as the config asks, the tokenizer is another model's, or there are more or fewer
-            frequencies than rows.
+        ValueError: if it cannot be coded as the config asks, the tokenizer is another model's, or the frequencies are
+            not one per row.
     """
     check_weight(weight)
     config, rows = context.config, weight.shape[0]
