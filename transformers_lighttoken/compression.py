@@ -3,14 +3,16 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from .coding.allocation import TierPlan, frequency_weights, plan_tiers, predicted_error
-from .coding.budget import BudgetError, plan_equal
+from .coding.budget import BudgetError, StageSplit, even_stages, plan_equal
 from .coding.encode import EncodeOptions, Progress, check_weight, encode
 from .coding.low_rank import metric_root
+from .coding.nested import halved_stages
 from .coding.plan import CodingPlan, DecoderDtype
 from .coding.quantize import scale_error
 from .coding.reduction import Reduce, add_exactly, local_sum, row_blocks
@@ -90,7 +92,7 @@ def plan_table(
     exact = _affordable_exact_ids(exact_ids, weight, config)
     template, depths = _template(weight, config, exact)
     if template.row_scale_bits == 0 or config.code_bits is not None:
-        return plan_equal(template, config.compression_ratio, config.code_bits, config.num_stages), depths
+        return plan_equal(template, config.compression_ratio, config.code_bits, _split(config)), depths
     eigenvalues = _eigenvalues(weight, metric)
     norms = Normalization.of(weight.float(), per_row=True).norms.squeeze(1)
     candidates: list[TierPlan] = []
@@ -119,10 +121,16 @@ def _plan(
 ) -> TierPlan:
     """Tiers where frequencies are known and wanted, equal coverage elsewhere."""
     if config.tiers == "equal" or frequencies is None:
-        plan = plan_equal(template, config.compression_ratio, None, config.num_stages)
+        plan = plan_equal(template, config.compression_ratio, None, _split(config))
         return TierPlan(plan, depths, predicted_error(eigenvalues, plan.code_bits))
     weights, exact_rows = frequency_weights(frequencies), torch.tensor(exact, dtype=torch.long)
-    return plan_tiers(template, config.compression_ratio, weights, exact_rows, eigenvalues, config.num_stages)
+    return plan_tiers(template, config.compression_ratio, weights, exact_rows, eigenvalues, _split(config))
+
+
+def _split(config: LightTokenConfig) -> StageSplit:
+    if config.num_stages is None and config.solver == "refined":
+        return halved_stages
+    return partial(even_stages, num_stages=config.num_stages)
 
 
 def _template(weight: Tensor, config: LightTokenConfig, exact: list[int]) -> tuple[CodingPlan, Tensor]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .budget import BudgetError, byte_budget, gaussian_distortion, largest_fitting, plan_equal, split_stages
+from .budget import BudgetError, StageSplit, byte_budget, even_stages, gaussian_distortion, largest_fitting, plan_equal
 from .plan import CodingPlan, Tier
 from .tier_index import encode_depths
 
@@ -78,7 +78,7 @@ def plan_tiers(
     weights: Tensor,
     exact: Tensor,
     eigenvalues: Tensor,
-    num_stages: int | None = None,
+    split: StageSplit = even_stages,
 ) -> TierPlan:
     """Chooses base bits, tiers and their coverage for the least predicted loss at the byte budget.
 
@@ -88,12 +88,12 @@ def plan_tiers(
         weights: (V,) weights of the rows.
         exact: (num_exact,) ids of the exact rows.
         eigenvalues: (d,) eigenvalues of the second moment of the rows to code, in the metric of the error.
-        num_stages: explicit number of stages.
+        split: of the base code's bits over stages.
 
     Raises:
         BudgetError: if no plan fits.
     """
-    equal = plan_equal(template, ratio, None, num_stages)
+    equal = plan_equal(template, ratio, None, split)
     order = torch.argsort(_without(weights, exact), descending=True, stable=True)
     ordered = _without(weights, exact)[order].numpy()[: template.num_coded]
     best, loss = equal, predicted_error(eigenvalues, equal.code_bits)
@@ -109,7 +109,7 @@ def plan_tiers(
             if tiers and error * (1 - gain) < loss:
                 best, loss = replace(base, tiers=tiers), error * (1 - gain)
     depths = _depths(template, best.tiers, order, exact)
-    return TierPlan(_fill(best, depths, budget, num_stages), depths, loss)
+    return TierPlan(_fill(best, depths, budget, split), depths, loss)
 
 
 def _without(weights: Tensor, exact: Tensor) -> Tensor:
@@ -157,13 +157,13 @@ def _depths(template: CodingPlan, tiers: tuple[Tier, ...], order: Tensor, exact:
     return depths
 
 
-def _fill(plan: CodingPlan, depths: Tensor, budget: int, num_stages: int | None) -> CodingPlan:
+def _fill(plan: CodingPlan, depths: Tensor, budget: int, split: StageSplit) -> CodingPlan:
     """Gives the base code the bytes that the estimate of the index left over, now that the index is known."""
     plan = replace(plan, index_bytes=encode_depths(depths, plan.max_depth).numel() if plan.max_depth else 0)
     most = 32 * plan.embedding_dim
     code_bits = largest_fitting(1, most, lambda bits: replace(plan, stage_bits=(bits,)).stored_bytes <= budget)
     if code_bits is None:
         raise BudgetError(f"no tiers fit {budget} bytes for {plan.num_embeddings} rows: use tiers='equal'.")
-    plan = replace(plan, stage_bits=split_stages(code_bits, num_stages))
+    plan = replace(plan, stage_bits=split(code_bits))
     plan.validate()
     return plan

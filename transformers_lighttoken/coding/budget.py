@@ -9,13 +9,15 @@ from torch import Tensor
 from .plan import CodingPlan
 
 _DEFAULT_STAGE_BITS = 64
+StageSplit = Callable[[int], tuple[int, ...]]
+"""Splits code bits over stages."""
 
 
 class BudgetError(ValueError):
     """No plan fits what was asked; the message names the nearest that does."""
 
 
-def split_stages(code_bits: int, num_stages: int | None) -> tuple[int, ...]:
+def even_stages(code_bits: int, num_stages: int | None = None) -> tuple[int, ...]:
     """Splits code bits over stages as evenly as possible, the larger ones first.
 
     Args:
@@ -50,7 +52,7 @@ def largest_fitting(low: int, high: int, fits: Callable[[int], bool]) -> int | N
 
 
 def plan_equal(
-    template: CodingPlan, ratio: float, code_bits: int | None = None, num_stages: int | None = None
+    template: CodingPlan, ratio: float, code_bits: int | None = None, split: StageSplit = even_stages
 ) -> CodingPlan:
     """Gives the base code every byte that the rest of the plan leaves: equal coverage, as in Wang et al. 2023.
 
@@ -58,7 +60,7 @@ def plan_equal(
         template: everything but the stages of the base code.
         ratio: least compression ratio; ignored where `code_bits` is given.
         code_bits: explicit bits of the base code.
-        num_stages: explicit number of stages.
+        split: of the base code's bits over stages.
 
     Returns:
         The largest plan that fits.
@@ -80,7 +82,7 @@ def plan_equal(
                 f"{template.embedding_dim} needs at least {smallest.stored_bytes} bytes (rank {template.rank}, "
                 f"{template.num_exact} exact rows, 1 code bit): ask for at most {_round_down(smallest.ratio)}."
             )
-    plan = replace(template, stage_bits=split_stages(code_bits, num_stages))
+    plan = replace(template, stage_bits=split(code_bits))
     if plan.stored_bytes >= plan.dense_bytes:
         most = largest_fitting(0, code_bits, lambda bits: with_bits(bits).stored_bytes < plan.dense_bytes)
         hint = f"ask for code_bits of at most {most}" if most else "leave this table dense"

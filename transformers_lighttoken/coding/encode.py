@@ -8,8 +8,8 @@ from torch import Tensor
 
 from .autoencoder import train_chain
 from .decode import DECODE_BLOCK_ROWS, decode_base
-from .initialize import initialize_codes
 from .low_rank import low_rank
+from .nested import encode_nested, num_rounds
 from .packing import pack_bits, pack_values
 from .plan import EXACT_DTYPES, CodingPlan
 from .quantize import dequantize_rows, quantize_rows, quantize_scales
@@ -140,22 +140,20 @@ def _encode_base(
     if not plan.code_bits:
         return
     report = progress or (lambda *_: None)
-    num_stages, rounds = len(plan.stage_bits), options.schedule.rounds
-    refined = options.solver == "refined"
-    if not refined or options.warm_start == "autoencoder":
-        codes, decoder, scale = train_chain(
+    start: Tensor | None = None
+    if options.solver == "paper" or options.warm_start == "autoencoder":
+        start, decoder, scale = train_chain(
             residual, plan.stage_bits, options.alpha, options.seed, plan.decoder_dtype,
-            on_stage=lambda number: report("autoencoder stages", number + 1, num_stages),
+            on_stage=lambda number: report("autoencoder stages", number + 1, len(plan.stage_bits)),
         )  # fmt: skip
-    if refined:
+    if start is None or options.solver == "refined":
         refiner = Refiner(residual, metric, options.seed, options.reduce)
-        if options.warm_start == "closed_form":
-            codes = initialize_codes(refiner, plan.code_bits)
-        decoder, scale = refiner.run(
-            codes, plan.decoder_dtype, options.schedule,
+        rounds = num_rounds(plan.stage_bits, options.schedule, start is None)
+        start, decoder, scale = encode_nested(
+            refiner, plan.stage_bits, plan.decoder_dtype, options.schedule, start,
             on_round=lambda number: report("refinement rounds", number + 1, rounds),
         )  # fmt: skip
-    stored["codes"], stored["decoder"], stored["decoder_scale"] = pack_bits(codes), decoder, scale
+    stored["codes"], stored["decoder"], stored["decoder_scale"] = pack_bits(start), decoder, scale
 
 
 def _left_over(targets: Tensor, plan: CodingPlan, stored: dict[str, Tensor]) -> Tensor:

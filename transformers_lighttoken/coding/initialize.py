@@ -14,25 +14,25 @@ from .refine import Refiner
 _BITS_PER_STEP = 128
 
 
-def initialize_codes(refiner: Refiner, code_bits: int) -> Tensor:
+def initialize_codes(refiner: Refiner, code_bits: int, codes: Tensor | None = None) -> Tensor:
     """Codes to start refinement from.
 
     Args:
         refiner: holds the rows to code.
         code_bits: m.
+        codes: (n, fewer) bool, the first bits; none when None.
 
     Returns:
         (n, m) bool.
     """
     targets = refiner.targets
-    codes = torch.zeros(targets.shape[0], 0, dtype=torch.bool, device=targets.device)
-    residual = targets
+    if codes is None:
+        codes = torch.zeros(targets.shape[0], 0, dtype=torch.bool, device=targets.device)
     while codes.shape[1] < code_bits:
+        residual = residual_of(targets, codes, refiner.refit(codes)) if codes.shape[1] else targets
         step = min(_BITS_PER_STEP, code_bits - codes.shape[1], targets.shape[1])
         directions = principal_directions(gram_matrix(residual, refiner.reduce), step)  # (step, d)
         codes = torch.cat([codes, residual @ directions.t() >= 0], dim=1)
-        if codes.shape[1] < code_bits:
-            residual = residual_of(targets, codes, refiner.refit(codes))
     return codes
 
 

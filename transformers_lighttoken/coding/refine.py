@@ -6,8 +6,8 @@ alternate. Early sweeps add Gaussian noise to H that falls to zero (simulated an
 of LSQ++, Martinez et al. 2018), which leads out of the local minima of plain descent.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,21 +24,78 @@ class RefineSchedule:
     """How long and how warm to refine.
 
     Attributes:
-        rounds: sweeps over all rows followed by a refit of the decoder.
-        sweeps: passes over all bits of a row in one round.
+        rounds: sweeps over all bits of all rows followed by a refit of the decoder.
+        sweeps: passes over the bits of a row in one round.
         temperature: standard deviation of the noise at the start, in units of the bit's own energy G_jj.
         cold_rounds: rounds without noise at the end.
+        stage_rounds: rounds that each stage gets alone, before all are refined together.
+        stage_temperature: of the noise at the start of these.
     """
 
-    rounds: int = 10
+    rounds: int = 8
     sweeps: int = 3
     temperature: float = 0.3
     cold_rounds: int = 1
+    stage_rounds: int = 3
+    stage_temperature: float = 0.3
+
+    @property
+    def of_one_stage(self) -> "RefineSchedule":
+        """The schedule of a stage alone."""
+        return replace(self, rounds=self.stage_rounds, temperature=self.stage_temperature)
 
     def temperature_at(self, round_number: int) -> float:
         """Noise of one round: falls linearly to zero at the first of the cold rounds."""
         warm = self.rounds - self.cold_rounds
         return self.temperature * max(0.0, 1.0 - round_number / warm) if warm > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Correlations:
+    """What the best decoder for given codes depends on, in float64.
+
+    Attributes:
+        gram: (m, m) B^T B.
+        cross: (m, d) B^T X.
+        count: rows n.
+    """
+
+    gram: Tensor
+    cross: Tensor
+    count: Tensor
+
+    def decoder(self, code_bits: int | None = None) -> Tensor:
+        """Least-squares decoder of the first `code_bits` bits, best in any metric. (code_bits, d) float32."""
+        gram, cross = self.gram[:code_bits, :code_bits], self.cross[:code_bits]
+        ridge = _RIDGE * self.count.clamp(min=1) * torch.eye(len(gram), dtype=torch.float64, device=gram.device)
+        return torch.linalg.solve(gram + ridge, cross).float()
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A quadratic error of codes, b G b^T - 2 b P x^T for the code b of a row x.
+
+    Attributes:
+        pull: (m, d) float32 P.
+        gram: (m, m) float32 G.
+    """
+
+    pull: Tensor
+    gram: Tensor
+
+    @classmethod
+    def of(cls, decoder: Tensor, metric: Tensor | None) -> "Objective":
+        """The error |x - b D|^2 in a metric: P = D M, G = D M D^T."""
+        pull = decoder if metric is None else decoder @ metric
+        return cls(pull, pull @ decoder.t())
+
+    def plus(self, other: "Objective", weight: float) -> "Objective":
+        """The sum with `weight` times an objective of the first bits alone."""
+        bits = other.gram.shape[0]
+        pull, gram = self.pull.clone(), self.gram.clone()
+        pull[:bits] += weight * other.pull
+        gram[:bits, :bits] += weight * other.gram
+        return Objective(pull, gram)
 
 
 class Refiner:
@@ -66,6 +123,29 @@ class Refiner:
         self.reduce = reduce
         self.first_block = first_block
 
+    def correlate(self, codes: Tensor, first_bit: int = 0, kept: Correlations | None = None) -> Correlations:
+        """Sums over all rows of all processes.
+
+        Args:
+            codes: (n, m) bool.
+            first_bit: bits before it have not changed since `kept` was summed.
+            kept: the correlations of those bits.
+        """
+        bits, dim = codes.shape[1], self.targets.shape[1]
+        sums = torch.zeros(bits - first_bit, bits + dim + 1, dtype=torch.float64, device=codes.device)
+        for (_, block), (_, rows) in zip(row_blocks(codes), row_blocks(self.targets), strict=True):
+            signs = block.float() * 2 - 1  # (n, m)
+            changed = signs[:, first_bit:].t()  # (m - first_bit, n)
+            sums[:, :bits] += changed @ signs  # integers: exact
+            add_exactly(sums[:, bits:-1], changed @ rows)
+            sums[:, -1] += block.shape[0]
+        sums = self.reduce(sums)
+        gram, cross, count = sums[:, :bits], sums[:, bits:-1], sums[0, -1]
+        if kept is not None:
+            gram = torch.cat([torch.cat([kept.gram, gram[:, :first_bit].t()], dim=1), gram])
+            cross = torch.cat([kept.cross, cross])
+        return Correlations(gram, cross, count)
+
     def refit(self, codes: Tensor) -> Tensor:
         """Best decoder for the codes, in any metric: D = argmin |X - B D|^2 + ridge.
 
@@ -75,69 +155,104 @@ class Refiner:
         Returns:
             (m, d) float32.
         """
-        bits, dim = codes.shape[1], self.targets.shape[1]
-        sums = torch.zeros(bits, bits + dim + 1, dtype=torch.float64, device=codes.device)
-        for (_, block), (_, rows) in zip(row_blocks(codes), row_blocks(self.targets), strict=True):
-            signs = block.float() * 2 - 1  # (n, m)
-            sums[:, :bits] += signs.t() @ signs  # integers: exact
-            add_exactly(sums[:, bits:-1], signs.t() @ rows)
-            sums[:, -1] += block.shape[0]
-        sums = self.reduce(sums)
-        gram, cross, count = sums[:, :bits], sums[:, bits:-1], sums[0, -1]
-        gram = gram + _RIDGE * count.clamp(min=1) * torch.eye(bits, dtype=torch.float64, device=codes.device)
-        return torch.linalg.solve(gram, cross).float()
+        return self.correlate(codes).decoder()
 
-    def sweep(self, codes: Tensor, decoder: Tensor, sweeps: int, temperature: float, round_number: int) -> None:
+    def sweep(
+        self,
+        codes: Tensor,
+        objective: Objective,
+        sweeps: int,
+        temperature: float,
+        round_number: int,
+        first_bit: int = 0,
+    ) -> None:
         """Sets every bit to its best value given the others, in place.
 
         Args:
             codes: (n, m) bool, changed in place.
-            decoder: (m, d) float32.
-            sweeps: passes over all bits.
+            objective: the error to lower.
+            sweeps: passes over the bits.
             temperature: of the noise, in units of each bit's own energy.
-            round_number: with the seed, fixes order and noise.
+            round_number: with the seed and `first_bit`, fixes order and noise.
+            first_bit: bits before it stay as they are.
         """
-        bits = decoder.shape[0]
-        order = torch.randperm(bits, generator=self._generator("cpu", round_number, 0)).to(codes.device)
-        ordered = decoder[order]
-        weighted = ordered if self.metric is None else ordered @ self.metric  # (m, d) = D M
-        gram = weighted @ ordered.t()  # (m, m)
+        changing = codes.shape[1] - first_bit
+        order = first_bit + torch.randperm(changing, generator=self._generator("cpu", round_number, first_bit, 0))
+        order = order.to(codes.device)
+        pull, rows_of_gram = objective.pull[order], objective.gram[order]
+        gram = rows_of_gram[:, order].contiguous()
         for number, (place, rows) in enumerate(row_blocks(self.targets)):
             block = codes[place]
-            signs = (block[:, order].float() * 2 - 1).t().contiguous()  # (m, n)
-            gradient = weighted @ rows.t() - gram @ signs  # (m, n) = H - G b
-            generator = self._generator(str(codes.device), round_number, 1 + self.first_block + number)
+            every = (block.float() * 2 - 1).t()  # (m, n)
+            gradient = pull @ rows.t() - rows_of_gram @ every  # (changing, n) = P x - G b
+            signs = every[order].contiguous()  # (changing, n)
+            block_number = 1 + self.first_block + number
+            noise = self._generator(str(codes.device), round_number, first_bit, block_number)
             for _ in range(sweeps):
-                _sweep_block(signs, gradient, gram, temperature, generator)
+                _sweep_block(signs, gradient, gram, temperature, noise)
             block[:, order] = (signs > 0).t()
 
-    def run(
+    def anneal(
         self,
         codes: Tensor,
+        schedule: RefineSchedule,
+        first_bit: int = 0,
+        prefixes: Mapping[int, float] | None = None,
+        on_round: Callable[[], None] | None = None,
+    ) -> Correlations:
+        """Alternates sweeps and refits as a schedule says.
+
+        Args:
+            codes: (n, m) bool, changed in place.
+            schedule: rounds and noise.
+            first_bit: bits before it stay as they are.
+            prefixes: numbers of first bits whose error alone counts too, each with its weight.
+            on_round: called after each round.
+
+        Returns:
+            The correlations of the final codes.
+        """
+        found = self.correlate(codes)
+        kept = Correlations(found.gram[:first_bit, :first_bit], found.cross[:first_bit], found.count)
+        for round_number in range(schedule.rounds):
+            objective = self._objective(found.decoder(), found, prefixes or {})
+            temperature = schedule.temperature_at(round_number)
+            self.sweep(codes, objective, schedule.sweeps, temperature, round_number, first_bit)
+            found = self.correlate(codes, first_bit, kept)
+            if on_round is not None:
+                on_round()
+        return found
+
+    def finish(
+        self,
+        codes: Tensor,
+        found: Correlations,
         decoder_dtype: str,
         schedule: RefineSchedule,
-        on_round: Callable[[int], None] | None = None,
+        first_bit: int = 0,
+        prefixes: Mapping[int, float] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Refines codes in place and returns the stored decoder.
-
-        The last sweep uses the decoder as it is stored, so that the codes make up for its rounding.
+        """Rounds the decoder; a last sweep makes the codes after `first_bit` make up for the rounding.
 
         Returns:
             Stored decoder (m, d) and bits of its scales (m,), as `quantize_rows` gives them.
         """
-        decoder = self.refit(codes)
-        for round_number in range(schedule.rounds):
-            self.sweep(codes, decoder, schedule.sweeps, schedule.temperature_at(round_number), round_number)
-            decoder = self.refit(codes)
-            if on_round is not None:
-                on_round(round_number)
-        stored, scale = quantize_rows(decoder, decoder_dtype)
-        self.sweep(codes, dequantize_rows(stored, scale), schedule.sweeps, 0.0, schedule.rounds)
+        stored, scale = quantize_rows(found.decoder(), decoder_dtype)
+        objective = self._objective(dequantize_rows(stored, scale), found, prefixes or {})
+        self.sweep(codes, objective, schedule.sweeps, 0.0, schedule.rounds, first_bit)
         return stored, scale
 
-    def _generator(self, device: str, round_number: int, stream: int) -> torch.Generator:
-        mixed = (self.seed * 1_000_003 + round_number) * 1_000_003 + stream
-        return torch.Generator(device).manual_seed(mixed % (1 << 63))
+    def _objective(self, decoder: Tensor, found: Correlations, prefixes: Mapping[int, float]) -> Objective:
+        objective = Objective.of(decoder, self.metric)
+        for bits, weight in prefixes.items():
+            objective = objective.plus(Objective.of(found.decoder(bits), self.metric), weight)
+        return objective
+
+    def _generator(self, device: str, *numbers: int) -> torch.Generator:
+        mixed = self.seed
+        for number in numbers:
+            mixed = (mixed * 1_000_003 + number) % (1 << 63)
+        return torch.Generator(device).manual_seed(mixed)
 
 
 def _sweep_block(signs: Tensor, gradient: Tensor, gram: Tensor, temperature: float, noise: torch.Generator) -> None:

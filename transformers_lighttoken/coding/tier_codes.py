@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .decode import decode_tier
-from .initialize import initialize_codes
+from .nested import encode_nested
 from .packing import pack_bits, pack_values
 from .plan import CodingPlan
 from .quantize import dequantize_scales, quantize_scales
@@ -43,8 +43,7 @@ def encode_tier(
     prefix = f"tier_{number}_"
     if tier.kind == "learnt":
         refiner = Refiner(residual, metric, seed + number, reduce)
-        codes = initialize_codes(refiner, tier.code_bits)
-        decoder, scale = refiner.run(codes, plan.decoder_dtype, schedule)
+        codes, decoder, scale = encode_nested(refiner, (tier.code_bits,), plan.decoder_dtype, schedule)
         stored |= {prefix + "codes": pack_bits(codes), prefix + "decoder": decoder, prefix + "decoder_scale": scale}
         residual -= decode_tier(plan, number, stored, torch.arange(tier.coverage, device=residual.device))
         return

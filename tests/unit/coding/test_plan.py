@@ -1,11 +1,12 @@
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from transformers_lighttoken.coding.budget import BudgetError, gaussian_distortion, plan_equal, split_stages
+from transformers_lighttoken.coding.budget import BudgetError, even_stages, gaussian_distortion, plan_equal
 from transformers_lighttoken.coding.plan import CodingPlan, Tier
 
 TIERED = CodingPlan(
@@ -109,7 +110,7 @@ def test_all_minilm_at_25_is_within_a_percent():
 
 
 def test_explicit_code_bits_override_the_ratio():
-    plan = plan_equal(CodingPlan(30522, 384), 25.0, code_bits=100, num_stages=3)
+    plan = plan_equal(CodingPlan(30522, 384), 25.0, code_bits=100, split=partial(even_stages, num_stages=3))
     assert plan.stage_bits == (34, 33, 33)
 
 
@@ -119,7 +120,7 @@ def test_impossible_requests_name_the_nearest():
     with pytest.raises(BudgetError, match=r"code_bits 4000 .* ask for code_bits of at most 440"):
         plan_equal(CodingPlan(1000, 16), 25.0, code_bits=4000)
     with pytest.raises(BudgetError, match="num_stages must be at most code_bits 3, got 4"):
-        split_stages(3, 4)
+        even_stages(3, 4)
     with pytest.raises(BudgetError, match="nothing would be stored"):
         plan_equal(CodingPlan(1000, 16), 25.0, code_bits=0)
 
@@ -127,7 +128,7 @@ def test_impossible_requests_name_the_nearest():
 @given(st.integers(1, 5000), st.integers(1, 50))
 def test_stages_add_up_and_differ_by_at_most_a_bit(code_bits, num_stages):
     assume(num_stages <= code_bits)
-    stages = split_stages(code_bits, num_stages)
+    stages = even_stages(code_bits, num_stages)
     assert sum(stages) == code_bits
     assert len(stages) == num_stages
     assert max(stages) - min(stages) <= 1

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from transformers_lighttoken.coding.initialize import initialize_codes
+from transformers_lighttoken.coding.nested import encode_nested
 from transformers_lighttoken.coding.quantize import dequantize_rows
-from transformers_lighttoken.coding.refine import Refiner, RefineSchedule
+from transformers_lighttoken.coding.refine import Objective, Refiner, RefineSchedule
 
 ROWS, DIM, BITS = 400, 16, 40
 
@@ -45,14 +45,17 @@ def oracle_sweep(rows, codes, decoder, order, metric):
     return torch.from_numpy(signs > 0)
 
 
+@pytest.mark.parametrize("first_bit", [0, 13])
 @pytest.mark.parametrize("metric", [None, some_metric()])
-def test_a_sweep_is_the_oracles(metric):
+def test_a_sweep_is_the_oracles(metric, first_bit):
     rows, codes = targets(60), random_codes(60)
     refiner = Refiner(rows, metric, seed=3)
     decoder = refiner.refit(codes)
-    order = torch.randperm(BITS, generator=refiner._generator("cpu", 0, 0)).tolist()
+    order = (
+        first_bit + torch.randperm(BITS - first_bit, generator=refiner._generator("cpu", 0, first_bit, 0))
+    ).tolist()
     expected = oracle_sweep(rows, codes, decoder, order, metric)
-    refiner.sweep(codes, decoder, sweeps=1, temperature=0.0, round_number=0)
+    refiner.sweep(codes, Objective.of(decoder, metric), 1, 0.0, 0, first_bit)
     assert torch.equal(codes, expected)
 
 
@@ -68,21 +71,44 @@ def test_no_cold_sweep_makes_any_row_worse(metric):
     refiner = Refiner(rows, metric)
     decoder = refiner.refit(codes)
     before = errors(rows, codes, decoder, metric)
-    refiner.sweep(codes, decoder, sweeps=2, temperature=0.0, round_number=0)
+    refiner.sweep(codes, Objective.of(decoder, metric), sweeps=2, temperature=0.0, round_number=0)
     after = errors(rows, codes, decoder, metric)
     assert bool((after <= before * (1 + 1e-4) + 1e-6).all())
     assert float(after.sum()) < 0.7 * float(before.sum())
 
 
+def test_kept_correlations_need_only_the_changed_bits():
+    refiner, codes = Refiner(targets()), random_codes()
+    kept = refiner.correlate(codes[:, :15])
+    whole, patched = refiner.correlate(codes), refiner.correlate(codes, 15, kept)
+    assert torch.equal(whole.gram, patched.gram)
+    assert torch.equal(whole.cross, patched.cross)
+
+
+@pytest.mark.parametrize("metric", [None, some_metric()])
+def test_an_objective_is_the_error_but_for_a_constant(metric):
+    rows, codes = targets(), random_codes()
+    decoder, short = Refiner(rows, metric).refit(codes), Refiner(rows, metric).refit(codes[:, :9])
+    objective = Objective.of(decoder, metric).plus(Objective.of(short, metric), 0.5)
+    signs = codes.float() * 2 - 1
+    value = ((signs @ objective.gram) * signs).sum(dim=1) - 2 * (signs * (rows @ objective.pull.t())).sum(dim=1)
+    energy = errors(rows, codes, torch.zeros_like(decoder), metric)
+    expected = errors(rows, codes, decoder, metric) + 0.5 * errors(rows, codes[:, :9], short, metric)
+    torch.testing.assert_close(value + 1.5 * energy, expected, rtol=1e-4, atol=1e-4)
+
+
 def run(schedule, seed=0, metric=None, rows=None, bits=BITS):
     refiner = Refiner(targets(3000) if rows is None else rows, metric, seed)
-    codes = initialize_codes(refiner, bits)
-    stored, scale = refiner.run(codes, "int8", schedule)
+    codes, stored, scale = encode_nested(refiner, (bits,), "int8", schedule)
     return refiner.targets, codes, dequantize_rows(stored, scale)
 
 
 def test_annealing_beats_plain_descent_and_both_beat_the_start():
-    schedules = [RefineSchedule(rounds=0, sweeps=0), RefineSchedule(temperature=0.0), RefineSchedule()]
+    schedules = [
+        RefineSchedule(rounds=0, sweeps=0, stage_rounds=0),
+        RefineSchedule(temperature=0.0, stage_temperature=0.0),
+        RefineSchedule(),
+    ]
     rows = targets(3000, dim=64)
     start, descent, annealed = (float(errors(*run(schedule, rows=rows, bits=96), None).sum()) for schedule in schedules)
     assert annealed < 0.97 * descent < 0.97 * 0.9 * start
