@@ -3,9 +3,10 @@
     python -m tests.benchmarks.rate_distortion [--table all-minilm] [--data FOLDER] [--output FOLDER]
 
 Writes TABLE.json, TABLE.md and TABLE.png. Every point is kept in the JSON file as soon as it is known; a further run
-makes only those that are missing, and `--methods default equal --force` makes ours again. With `--data` (a folder with
-`stsb/validation.parquet` or `wikitext2/validation.txt`) each table is put into its model, nothing else is changed, and
-the model is measured: Spearman correlation on STS-B or perplexity, over the dense model's.
+makes only those that are missing, and `--methods default equal --force` makes ours again (with the same `--data`).
+
+With `--data` (a folder with `stsb/validation.parquet` or `wikitext2/validation.txt`) each table is put into its model,
+nothing else is changed, and the model is measured: Spearman correlation on STS-B or perplexity, over the dense model's.
 
 A method is left out, with the reason, where it cannot reach a ratio, and where it would take longer than `--limit`
 seconds by its time at the next higher ratio: time grows at least with the bits per row.
@@ -19,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,6 +52,7 @@ SHOWN = ("default", "equal", "opq_fp16", "pq_fp16", "residual_quantization_fp16"
 SHOWN += ("svd_fp16", "svd_fp32", "direction_autoencoder_fp16", "int4", "int8")
 """Methods by default. Quantizers store codebooks in fp16, which beats fp32 at equal bytes."""
 _PERPLEXITY_TOKENS = 4096
+_LIMIT_POINTS = 25
 
 
 def title_of(method: str) -> str:
@@ -184,9 +187,9 @@ def main() -> None:
     results = (
         Results.read(path) if path.exists() else Results(table.title, (table.weight.shape[0], table.weight.shape[1]))
     )
-    asked = {limit["ratio"] for limit in results.limit} | set(args.ratios)
-    results.limit = gaussian_limit(table.weight, sorted(asked))
     run(args, table, results, path)
+    between = np.geomspace(results.asked[0], results.asked[-1], _LIMIT_POINTS).round(2).tolist()
+    results.limit = gaussian_limit(table.weight, sorted({*results.asked, *between}))
     results.write(path)
     methods = {name: title_of(name) for name in dict.fromkeys([*SHOWN, *(point.method for point in results.points)])}
     path.with_suffix(".md").write_text(markdown(results, methods), encoding="utf-8")

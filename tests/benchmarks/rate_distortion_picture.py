@@ -61,14 +61,14 @@ def draw(results: Results, methods: dict[str, str], path: Path) -> None:
 
 
 def _prepare(axes: Any, results: Results) -> None:
-    ratios = [limit["ratio"] for limit in results.limit]
     axes.set_facecolor(PANEL)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(FAINT)
     axes.tick_params(colors=INK, length=0)
     axes.grid(color="#cbd5e1", linewidth=0.7)
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(ratios))
+    axes.xaxis.set_major_locator(FixedLocator(results.asked))
+    axes.set_xlim(0.9 * results.asked[0], 1.35 * results.asked[-1])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(ScalarFormatter())
 

@@ -53,7 +53,7 @@ class Results:
         shape: (V, d).
         task: what `Point.task` is a share of; None if nothing was measured.
         dense_score: of the dense model.
-        limit: Gaussian limit by ratio.
+        limit: Gaussian limit by ratio, also between the ratios of the points.
         points: in the order in which they were made.
     """
 
@@ -86,6 +86,11 @@ class Results:
         """Adds a point, in the place of an older one."""
         self.points = [old for old in self.points if (old.method, old.asked) != (point.method, point.asked)]
         self.points.append(point)
+
+    @property
+    def asked(self) -> list[float]:
+        """The ratios of the points, rising."""
+        return sorted({point.asked for point in self.points})
 
     def curve(self, method: str) -> list[Point]:
         """The points of a method that have figures, by falling bytes."""
@@ -130,10 +135,10 @@ def markdown(results: Results, methods: dict[str, str]) -> str:
     if results.task:
         lines[0] += f" Dense {results.task.removesuffix(' over dense')}: {results.dense_score:.4f}."
     lines += ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    for limit in results.limit:
-        asked = limit["ratio"]
+    limits = {limit["ratio"]: limit["relative_error"] for limit in results.limit}
+    for asked in results.asked:
         found = [point for method in methods if (point := results.find(method, asked)) and not point.left_out]
-        cells = [f"{asked:g}", "Gaussian limit", "", "", f"{limit['relative_error']:.4f}", "", ""]
+        cells = [f"{asked:g}", "Gaussian limit", "", "", f"{limits[asked]:.4f}", "", ""]
         lines.append(_line(cells + [""] * bool(results.task)))
         for point in sorted(found, key=lambda point: point.relative_error):
             lines.append(_line(_cells(point, methods[point.method], bool(results.task))))

@@ -16,7 +16,9 @@ METHODS = {"svd_fp16": "SVD, fp16", "default": "ours"}
 
 @pytest.fixture
 def results() -> Results:
-    limit = [{"ratio": 25.0, "bits": 10.24, "relative_error": 0.125}]
+    limit = [
+        {"ratio": ratio, "bits": 256 / ratio, "relative_error": ratio / 200} for ratio in (25.0, 60.0, 103.0, 200.0)
+    ]
     return Results("some words", (100, 64), limit=limit, points=[POINT])
 
 
@@ -81,6 +83,8 @@ def test_markdown_orders_by_error_and_tells_bytes_and_reasons(results: Results) 
         "| 25 | Gaussian limit |  |  | 0.1250 |  |  |",
         "| 25 | ours | 990 | 25.90 | 0.2000 | 0.9000 | 0.8000 |",
         "| 25 | SVD, fp16 | 1000 | 25.60 | 0.2500 | 0.8750 | 0.7500 |",
+        "| 103 | Gaussian limit |  |  | 0.5150 |  |  |",
+        "| 200 | Gaussian limit |  |  | 1.0000 |  |  |",
         "",
         "Left out:",
         "",
