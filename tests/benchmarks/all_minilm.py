@@ -21,8 +21,10 @@ METHODS = {
     "warm": "the same, from the trained autoencoder",
     "paper": "paper mode (autoencoder alone)",
     "paper-rank-8": "paper mode, rank 8",
+    "opq": "OPQ at equal bytes, float16 codebooks and rotation",
     "svd": "truncated SVD, float32",
 }
+BASELINES = {"opq": "opq_fp16", "svd": "svd_fp32"}
 
 
 def bytes_of(table) -> int:
@@ -61,8 +63,8 @@ def main() -> None:
         config = LightTokenConfig(compression_ratio=ratio, tiers="equal", metric="plain", **settings)
         return compress_table(weight, config, exact_ids=exact_ids)
 
-    def truncated_svd():
-        return fit_baseline("svd_fp32", weight, ratio)
+    def baseline(name):
+        return lambda: fit_baseline(BASELINES[name], weight, ratio)
 
     calls = {
         "default": automatic,
@@ -70,13 +72,14 @@ def main() -> None:
         "warm": lambda: equal(warm_start="autoencoder"),
         "paper": lambda: equal(solver="paper"),
         "paper-rank-8": lambda: equal(solver="paper", rank=8),
-        "svd": truncated_svd,
+        **{name: baseline(name) for name in BASELINES},
     }
     _, opq_seconds = timed(lambda: opq(weight))
     rows = []
     for name in args.methods:
         table, seconds = timed(calls[name])
-        decoded, stored = (table.table, table.stored_bytes) if name == "svd" else (table.decode_all(), bytes_of(table))
+        is_baseline = name in BASELINES
+        decoded, stored = (table.table, table.stored_bytes) if is_baseline else (table.decode_all(), bytes_of(table))
         found = table_fidelity(weight, decoded)
         rows.append([METHODS[name], stored, 4 * weight.numel() / stored, found.relative_error, found.cosine_mean])
         rows[-1] += [found.cosine_p01, seconds, seconds / opq_seconds]

@@ -1,0 +1,78 @@
+"""What share of its bits a refined binary code makes use of, over tables and rates: its error and the Gaussian limit.
+
+    python -m tests.benchmarks.code_efficiency [--tables all-minilm gaussian] [--rates 0.15 0.3 0.6 1.2]
+
+A table is coded at a number of bits per row, without tiers, metric or exact rows. The share of bits used is the rate at
+which a Gaussian source with the second moment of the rows, taken at unit norm as the code takes them, has the same
+error, over the rate of the code. `coding.allocation` plans with the median. The table "gaussian" is drawn with
+variances that fall as a power of their number, so that the measurement runs without a package that carries weights.
+"""
+
+import argparse
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from tests.benchmarks.common import print_table, timed
+from tests.benchmarks.real_tables import TABLE_NAMES, load_table
+from transformers_lighttoken import LightTokenConfig, compress_table
+from transformers_lighttoken.coding.allocation import _CODE_EFFICIENCY
+from transformers_lighttoken.coding.budget import gaussian_distortion
+
+_BISECTIONS = 40
+
+
+def gaussian_table(rows: int = 16384, dim: int = 256, exponent: float = 0.7, seed: int = 0) -> Tensor:
+    """Independent Gaussian columns of standard deviation 1 / number ** (exponent / 2). (V, d) float32."""
+    deviations = torch.arange(1, dim + 1).float() ** (-exponent / 2)
+    return torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed)) * deviations
+
+
+def share_of_bits(eigenvalues: Tensor, bits: int, error: float) -> float:
+    """Rate at which the Gaussian limit is `error`, over `bits`; by bisection.
+
+    Args:
+        eigenvalues: (d,) of the source's second moment.
+        bits: per row, that the code has.
+        error: of the code, as a share of the source's energy.
+    """
+    low, high = 0.0, 2.0
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if gaussian_distortion(eigenvalues, middle * bits) > error else (low, middle)
+    return low
+
+
+def measure(weight: Tensor, bits: int) -> tuple[float, float, float]:
+    """Error of a refined code on rows of unit norm, the Gaussian limit at its rate, and the share of bits used."""
+    units = torch.nn.functional.normalize(weight.double()).float()  # (V, d)
+    config = LightTokenConfig(code_bits=bits, tiers="equal", metric="plain")
+    decoded = compress_table(units, config).decode_all()
+    error = float((units - decoded).double().square().sum() / units.double().square().sum())
+    eigenvalues = torch.linalg.eigvalsh(units.double().t() @ units.double())
+    return error, gaussian_distortion(eigenvalues, bits), share_of_bits(eigenvalues, bits, error)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tables", nargs="*", choices=[*TABLE_NAMES, "gaussian"], default=["all-minilm", "gaussian"])
+    parser.add_argument("--rates", nargs="*", type=float, default=[0.15, 0.3, 0.6, 1.2], help="bits per dimension")
+    args = parser.parse_args()
+    lines: list[list[object]] = []
+    shares = []
+    for name in args.tables:
+        weight = gaussian_table() if name == "gaussian" else load_table(name).weight
+        for rate in args.rates:
+            bits = max(1, round(rate * weight.shape[1]))
+            (error, limit, share), seconds = timed(lambda w=weight, b=bits: measure(w, b))
+            lines.append([name, bits, rate, error, limit, share, seconds])
+            shares.append(share)
+    print_table(["table", "bits", "per dimension", "error", "Gaussian limit", "share of bits used", "seconds"], lines)
+    print(
+        f"median {median(shares):.3f}, from {min(shares):.3f} to {max(shares):.3f}; planned with {_CODE_EFFICIENCY:g}"
+    )
+
+
+if __name__ == "__main__":
+    main()
