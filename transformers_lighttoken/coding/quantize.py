@@ -7,7 +7,7 @@ from .packing import bfloat16_of_bits, bits_of_bfloat16, bits_of_float32, float3
 
 INT8_MAX = 127
 # A scale is rounded up to bfloat16 (8 significant bits), so that no entry leaves the int8 range.
-_ROUND_UP = 1.0 + 2.0**-8
+ROUND_UP = 1.0 + 2.0**-8
 _LOWER_QUANTILES = (0.0, 0.001, 0.01, 0.05)
 
 
@@ -26,7 +26,7 @@ def quantize_rows(matrix: Tensor, dtype: str) -> tuple[Tensor, Tensor]:
     """
     peak = matrix.float().abs().amax(dim=1)  # (rows,)
     limit = INT8_MAX if dtype == "int8" else 1.0
-    scale_bits = bits_of_bfloat16(torch.where(peak > 0, peak / limit * _ROUND_UP, 1.0))
+    scale_bits = bits_of_bfloat16(torch.where(peak > 0, peak / limit * ROUND_UP, 1.0))
     normalized = matrix.float() / bfloat16_of_bits(scale_bits).unsqueeze(1)
     if dtype == "int8":
         return normalized.round().clamp(-INT8_MAX, INT8_MAX).to(torch.int8), scale_bits
