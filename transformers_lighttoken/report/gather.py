@@ -16,7 +16,7 @@ from ..checkpoint.weights import read_weights
 from ..coding.table import CompressedTable, digest_of
 from ..config import LightTokenConfig
 from ..evaluation.fidelity import table_fidelity
-from ..modeling.checkpoint import matching_name
+from ..modeling.checkpoint import LATENTS, matching_name
 from ..modeling.embedding import LightTokenEmbedding
 from ..modeling.head import LightTokenHead
 from ..modeling.sites import TableSite, find_sites, owners
@@ -145,7 +145,9 @@ def _recorded(config: LightTokenConfig, name: str) -> Mapping[str, Any]:
 
 def _model_bytes(model: PreTrainedModel) -> int:
     """Bytes of the tensors that `save_pretrained` would write, tied ones once."""
-    distinct = {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}
+    latents = tuple(f"{name}.{LATENTS}." for name in owners(model))
+    state = model.state_dict(keep_vars=True)
+    distinct = {id(tensor): tensor for key, tensor in state.items() if not key.startswith(latents)}
     return sum(tensor.numel() * tensor.element_size() for tensor in distinct.values())
 
 
