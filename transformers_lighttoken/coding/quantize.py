@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .packing import bfloat16_of_bits, bits_of_bfloat16, bits_of_float32, float32_of_bits
+from .packing import MAX_VALUE_BITS, bfloat16_of_bits, bits_of_bfloat16, bits_of_float32, float32_of_bits
 
 INT8_MAX = 127
 # A scale is rounded up to bfloat16 (8 significant bits), so that no entry leaves the int8 range.
@@ -92,5 +92,6 @@ def _nearest_scale_codes(scales: Tensor, grid: Tensor, bits: int) -> Tensor:
 def dequantize_scales(codes: Tensor, range_bits: Tensor) -> Tensor:
     """The float32 scales behind `quantize_scales`: 2 ** (lowest + step * (code - 1)), and 0 for code 0."""
     lowest, step = float32_of_bits(range_bits).unbind()
-    scales = torch.exp2(lowest + step * (codes.float() - 1))
-    return torch.where(codes > 0, scales, 0.0)
+    # From a table of all codes: exp2 over the rows themselves rounds differently with a row's place in the tensor.
+    levels = torch.exp2(lowest + step * torch.arange(-1, (1 << MAX_VALUE_BITS) - 1, device=codes.device))
+    return torch.where(codes > 0, levels[codes.long()], 0.0)
