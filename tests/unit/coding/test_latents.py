@@ -172,3 +172,20 @@ def test_gradient_of_signs_times_decoder(count: int):
     assert plain.grad is not None
     assert torch.equal(rows, decode_signs(codes, slots, decoder))
     assert torch.allclose(ours.grad, plain.grad, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["low_rank_left", "low_rank_right", "decoder", "row_scale", "tier_1_decoder"])
+def test_gradients_of_decoded_rows(name: str):
+    """Rows are linear in each stored tensor, so that finite differences are exact."""
+    table, noise = random_table(plan_of(160, 32, tiers=3)), torch.Generator().manual_seed(0)
+    rounding = roundings(table.plan, PARTS)[name]
+    values = rounding.values(*rounding.latents(table.tensors), table.tensors).double().float().requires_grad_()
+    weights, direction = torch.randn(160, 32, generator=noise), torch.randn(values.shape, generator=noise)
+
+    def total(values: torch.Tensor) -> torch.Tensor:
+        rows = decode_positions(table.plan, {**table.tensors, name: values}, torch.arange(160))
+        return (rows * weights).double().sum()
+
+    (gradient,) = torch.autograd.grad(total(values), values)
+    change = total((values + direction).detach()) - total(values.detach())
+    assert float(change) == pytest.approx(float((gradient * direction).double().sum()), rel=1e-3, abs=1e-3)
