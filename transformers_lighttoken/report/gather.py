@@ -67,7 +67,8 @@ def _of_checkpoint(checkpoint: CompressedCheckpoint, original: Original | None) 
                 **_fidelity(stored.load, stored.name, stored.provenance, original, len(checkpoint.tables)),
             )
         )
-    return _report(checkpoint.config, tuple(tables), checkpoint.weights.num_bytes, checkpoint.config.digest)
+    latents = sum(latent.num_bytes for stored in checkpoint.tables for latent in stored.latents)
+    return _report(checkpoint.config, tuple(tables), checkpoint.weights.num_bytes - latents, checkpoint.config.digest)
 
 
 def _of_model(model: PreTrainedModel, original: Original | None) -> CompressionReport:
