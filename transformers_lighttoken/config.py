@@ -25,6 +25,8 @@ _CHOICES = {
     "decoder_dtype": (None, "int8", "float16"),
 }
 
+TRAINABLE_PARTS = ("decoder", "low_rank", "row_scales", "exact_rows")
+
 
 class LightTokenConfig(QuantizationConfigMixin):
     """How to compress token-embedding tables; passed as `quantization_config=`.
@@ -50,6 +52,8 @@ class LightTokenConfig(QuantizationConfigMixin):
             all errors the same, as the paper does.
         decoder_dtype: "int8" or "float16"; None is int8 for "refined" and float16 for "paper".
         modules_to_not_convert: names of embedding modules to leave dense.
+        trainable: what fine-tuning trains: any of "decoder", "low_rank", "row_scales" and "exact_rows". None is all of
+            them; an empty list freezes the table, which then takes no memory for gradients. Codes never train.
         format_version: of the stored format; written by this package.
         plugin_version: of the package that wrote a checkpoint; written by this package.
         tables: coding plan of each compressed table by module name; written by this package.
@@ -77,6 +81,7 @@ class LightTokenConfig(QuantizationConfigMixin):
         metric: Literal["auto", "plain"] = "auto",
         decoder_dtype: Literal["int8", "float16"] | None = None,
         modules_to_not_convert: list[str] | None = None,
+        trainable: list[str] | None = None,
         format_version: int = FORMAT_VERSION,
         plugin_version: str = __version__,
         tables: dict[str, dict[str, Any]] | None = None,
@@ -101,12 +106,18 @@ class LightTokenConfig(QuantizationConfigMixin):
         self.metric = metric
         self.decoder_dtype: Literal["int8", "float16"] | None = decoder_dtype
         self.modules_to_not_convert = modules_to_not_convert
+        self.trainable = trainable
         self.format_version = format_version
         self.plugin_version = plugin_version
         self.tables = tables
         self.digest = digest
         self.provenance = provenance
         self.validate()
+
+    @property
+    def trained_parts(self) -> tuple[str, ...]:
+        """What fine-tuning trains."""
+        return TRAINABLE_PARTS if self.trainable is None else tuple(self.trainable)
 
     @property
     def is_compressed(self) -> bool:
@@ -146,6 +157,9 @@ class LightTokenConfig(QuantizationConfigMixin):
         names = self.modules_to_not_convert
         if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
             raise ValueError(f"modules_to_not_convert must be a list of module names, got {names!r}.")
+        parts = self.trainable
+        if parts is not None and not (isinstance(parts, list) and all(part in TRAINABLE_PARTS for part in parts)):
+            raise ValueError(f"trainable must be a list of any of {list(TRAINABLE_PARTS)}, got {parts!r}.")
         if self.tables is not None and not isinstance(self.tables, Mapping):
             raise ValueError(f"tables must map module names to coding plans, got {self.tables!r}.")
 
@@ -158,7 +172,7 @@ class LightTokenConfig(QuantizationConfigMixin):
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; fields that only a compressed checkpoint has are left out where they are empty."""
         fields = super().to_dict()
-        optional = ("tables", "digest", "provenance", "modules_to_not_convert", "decoder_dtype")
+        optional = ("tables", "digest", "provenance", "modules_to_not_convert", "decoder_dtype", "trainable")
         return {name: value for name, value in fields.items() if value is not None or name not in optional}
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transformers_lighttoken.coding.plan import CodingPlan
-from transformers_lighttoken.config import FORMAT_VERSION, LightTokenConfig
+from transformers_lighttoken.config import FORMAT_VERSION, TRAINABLE_PARTS, LightTokenConfig
 from transformers_lighttoken.version import __version__
 
 CONFIGS = st.fixed_dictionaries(
@@ -23,6 +23,7 @@ CONFIGS = st.fixed_dictionaries(
         "tiers": st.sampled_from(["auto", "equal"]),
         "metric": st.sampled_from(["auto", "plain"]),
         "decoder_dtype": st.sampled_from([None, "int8", "float16"]),
+        "trainable": st.none() | st.lists(st.sampled_from(TRAINABLE_PARTS), max_size=3),
         "modules_to_not_convert": st.none() | st.lists(st.text(max_size=8), max_size=3),
     },
 )
@@ -53,6 +54,8 @@ def test_what_a_checkpoint_must_say_is_always_written():
         ({"compression_ratio": "25"}, "got '25'"),
         ({"alpha": 0.5}, "alpha must be a finite number at least 1, got 0.5"),
         ({"rank": -1}, "rank must be an integer of at least 0, got -1"),
+        ({"trainable": ["codes"]}, r"trainable must be a list of any of \['decoder', .*, got \['codes'\]"),
+        ({"trainable": "decoder"}, "trainable must be a list of any of .*, got 'decoder'"),
         ({"rank": 2.5}, "rank must be an integer of at least 0, got 2.5"),
         ({"code_bits": True}, "code_bits must be an integer of at least 0, got True"),
         ({"num_stages": 0}, "num_stages must be an integer of at least 1, got 0"),

@@ -9,7 +9,7 @@ from typing import Any
 from ..coding.plan import CodingPlan
 from ..coding.table import CompressedTable
 from ..config import QUANT_METHOD, LightTokenConfig
-from ..modeling.checkpoint import CheckpointFiles, matching_name
+from ..modeling.checkpoint import LATENTS, CheckpointFiles, matching_name
 from ..modeling.embedding import SENTINEL
 from ..modeling.errors import LightTokenCheckpointError
 from .source import Source, SourceError, read_config
@@ -27,6 +27,7 @@ class StoredTable:
         plan: what is stored.
         tensors: the stored tensors, by their names in the plan; not read yet.
         provenance: what was recorded when it was made; empty where nothing was.
+        latents: float32 latents beside it, which only the checkpoint of a training run has.
     """
 
     name: str
@@ -34,11 +35,13 @@ class StoredTable:
     plan: CodingPlan
     tensors: Mapping[str, StoredTensor]
     provenance: Mapping[str, Any]
+    latents: tuple[StoredTensor, ...] = ()
 
     @property
     def keys(self) -> set[str]:
-        """Names in the files of all tensors that stand for the table, the sentinel included."""
-        return {tensor.key for tensor in self.tensors.values()} | {f"{self.prefix}.{SENTINEL}"}
+        """Names in the files of all tensors that stand for the table, with the sentinel, and latents in training."""
+        own = {tensor.key for tensor in self.tensors.values()} | {f"{self.prefix}.{SENTINEL}"}
+        return own | {latent.key for latent in self.latents}
 
     @property
     def source_dtype(self) -> str:
@@ -114,4 +117,5 @@ def _table(name: str, plan: CodingPlan, prefix: str, weights: Weights, config: L
     tensors = {tensor: weights.tensors[f"{prefix}.{tensor}"] for tensor in plan.tensor_specs()}
     recorded = (config.provenance or {}).get("tables", {})
     match = matching_name(name, recorded)
-    return StoredTable(name, prefix, plan, tensors, recorded[match] if match else {})
+    latents = tuple(tensor for key, tensor in weights.tensors.items() if key.startswith(f"{prefix}.{LATENTS}."))
+    return StoredTable(name, prefix, plan, tensors, recorded[match] if match else {}, latents)

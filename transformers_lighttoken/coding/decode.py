@@ -1,6 +1,7 @@
 """From stored tensors to rows: y = scale * (left right + sum_j b_j D_j + tiers), b in {-1, +1}."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,8 @@ def decode_positions(plan: CodingPlan, stored: StoredTensors, positions: Tensor)
 
     Args:
         plan: what is stored.
-        stored: tensors by the names of `plan.tensor_specs()`.
+        stored: tensors by the names of `plan.tensor_specs()`; matrices and row scales may be given as the float32
+            values that they stand for, which then get gradients.
         positions: (n,) int64 storage positions, exact rows first (see `tier_index`).
 
     Returns:
@@ -65,16 +67,23 @@ def decode_base(plan: CodingPlan, stored: StoredTensors, slots: Tensor) -> Tenso
     rows = torch.zeros(slots.numel(), plan.embedding_dim, device=slots.device)
     if plan.rank:
         left = stored["low_rank_left"][:, slots]  # (k, n)
-        right = dequantize_rows(stored["low_rank_right"], stored["low_rank_right_scale"])  # (k, d)
-        rows = rows + dequantize_rows(left, stored["low_rank_left_scale"]).t() @ right
+        left = left if left.dtype == torch.float32 else dequantize_rows(left, stored["low_rank_left_scale"])
+        rows = rows + left.t() @ stored_matrix(stored, "low_rank_right")
     if plan.code_bits:
-        decoder = dequantize_rows(stored["decoder"], stored["decoder_scale"])
-        rows = rows + decode_signs(stored["codes"], slots, decoder)
+        rows = rows + decode_signs(stored["codes"], slots, stored_matrix(stored, "decoder"))
     return rows
+
+
+def stored_matrix(stored: StoredTensors, name: str) -> Tensor:
+    """The float32 values of a stored matrix."""
+    matrix = stored[name]
+    return matrix if matrix.dtype == torch.float32 else dequantize_rows(matrix, stored[name + "_scale"])
 
 
 def row_scales(stored: StoredTensors, prefix: str, slots: Tensor, bits: int) -> Tensor:
     """Row scales of some rows. (n, 1) float32."""
+    if stored[prefix + "row_scale"].dtype == torch.float32:
+        return stored[prefix + "row_scale"].index_select(0, slots).unsqueeze(1)
     codes = unpack_values(stored[prefix + "row_scale"], slots, 1, bits)
     return dequantize_scales(codes, stored[prefix + "row_scale_range"])
 
@@ -82,8 +91,8 @@ def row_scales(stored: StoredTensors, prefix: str, slots: Tensor, bits: int) -> 
 def decode_signs(codes: Tensor, slots: Tensor, decoder: Tensor) -> Tensor:
     """Sums decoder rows with the signs of the code: sum_j b_j D_j.
 
-    For many rows on a CPU without gradients, four bits are looked up at once in a table of their 16 sums, which is
-    faster than unpacking every bit; elsewhere the bits are unpacked and multiplied.
+    For many rows on a CPU, four bits are looked up at once in a table of their 16 sums, which is faster than unpacking
+    every bit; elsewhere the bits are unpacked and multiplied. The gradient of the decoder is B^T g.
 
     Args:
         codes: uint8, packed rows of m bits.
@@ -93,11 +102,41 @@ def decode_signs(codes: Tensor, slots: Tensor, decoder: Tensor) -> Tensor:
     Returns:
         (n, d) float32.
     """
-    differentiable = torch.is_grad_enabled() and decoder.requires_grad
-    if slots.device.type == "cpu" and slots.numel() >= _LOOKUP_FROM_ROWS and not differentiable:
+    if not (torch.is_grad_enabled() and decoder.requires_grad):
+        return _sign_product(codes, slots, decoder)
+    if torch.compiler.is_compiling():
+        return _unpack_signs(codes, slots, decoder.shape[0]) @ decoder
+    return _SignProduct.apply(decoder, codes, slots)  # pyright: ignore[reportReturnType]
+
+
+def _sign_product(codes: Tensor, slots: Tensor, decoder: Tensor) -> Tensor:
+    if slots.device.type == "cpu" and slots.numel() >= _LOOKUP_FROM_ROWS:
         return _decode_nibbles(codes, slots, decoder)
-    bits = unpack_rows(codes, slots, decoder.shape[0])  # (n, m)
-    return (bits.to(decoder.dtype) * 2 - 1) @ decoder
+    return _unpack_signs(codes, slots, decoder.shape[0]) @ decoder
+
+
+def _unpack_signs(codes: Tensor, slots: Tensor, bits: int) -> Tensor:
+    """(n, m) of -1 and +1, float32."""
+    return unpack_rows(codes, slots, bits).float() * 2 - 1
+
+
+class _SignProduct(torch.autograd.Function):
+    """Signs times decoder; the backward pass unpacks the signs again, a block of rows at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, decoder: Tensor, codes: Tensor, slots: Tensor) -> Tensor:
+        ctx.codes, ctx.slots, ctx.bits = codes, slots, decoder.shape[0]  # codes never change: no version to check
+        return _sign_product(codes, slots, decoder)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        total = gradient.new_zeros(ctx.bits, gradient.shape[1])
+        blocks = zip(ctx.slots.split(DECODE_BLOCK_ROWS), gradient.split(DECODE_BLOCK_ROWS), strict=True)
+        with torch.autocast(gradient.device.type, enabled=False):
+            for slots, rows in blocks:
+                total.addmm_(_unpack_signs(ctx.codes, slots, ctx.bits).t(), rows)
+        return total, None, None
 
 
 def _decode_nibbles(codes: Tensor, slots: Tensor, decoder: Tensor) -> Tensor:
@@ -140,8 +179,7 @@ def decode_tier(plan: CodingPlan, number: int, stored: StoredTensors, slots: Ten
     """What one tier adds to rows that it covers; in rotated coordinates if it is rotated. (n, d) float32."""
     tier, prefix = plan.tiers[number - 1], f"tier_{number}_"
     if tier.kind == "learnt":
-        decoder = dequantize_rows(stored[prefix + "decoder"], stored[prefix + "decoder_scale"])
-        return decode_signs(stored[prefix + "codes"], slots, decoder)
+        return decode_signs(stored[prefix + "codes"], slots, stored_matrix(stored, prefix + "decoder"))
     bits_per_dim = tier.code_bits // plan.embedding_dim
     values = unpack_values(stored[prefix + "codes"], slots, plan.embedding_dim, bits_per_dim)
     levels = gaussian_levels(bits_per_dim).to(values.device)[values]

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from .packing import bfloat16_of_bits, bits_of_bfloat16, bits_of_float32, float32_of_bits
+from .packing import MAX_VALUE_BITS, bfloat16_of_bits, bits_of_bfloat16, bits_of_float32, float32_of_bits
 
 INT8_MAX = 127
 # A scale is rounded up to bfloat16 (8 significant bits), so that no entry leaves the int8 range.
-_ROUND_UP = 1.0 + 2.0**-8
+ROUND_UP = 1.0 + 2.0**-8
 _LOWER_QUANTILES = (0.0, 0.001, 0.01, 0.05)
 
 
@@ -26,7 +26,7 @@ def quantize_rows(matrix: Tensor, dtype: str) -> tuple[Tensor, Tensor]:
     """
     peak = matrix.float().abs().amax(dim=1)  # (rows,)
     limit = INT8_MAX if dtype == "int8" else 1.0
-    scale_bits = bits_of_bfloat16(torch.where(peak > 0, peak / limit * _ROUND_UP, 1.0))
+    scale_bits = bits_of_bfloat16(torch.where(peak > 0, peak / limit * ROUND_UP, 1.0))
     normalized = matrix.float() / bfloat16_of_bits(scale_bits).unsqueeze(1)
     if dtype == "int8":
         return normalized.round().clamp(-INT8_MAX, INT8_MAX).to(torch.int8), scale_bits
@@ -92,5 +92,6 @@ def _nearest_scale_codes(scales: Tensor, grid: Tensor, bits: int) -> Tensor:
 def dequantize_scales(codes: Tensor, range_bits: Tensor) -> Tensor:
     """The float32 scales behind `quantize_scales`: 2 ** (lowest + step * (code - 1)), and 0 for code 0."""
     lowest, step = float32_of_bits(range_bits).unbind()
-    scales = torch.exp2(lowest + step * (codes.float() - 1))
-    return torch.where(codes > 0, scales, 0.0)
+    # From a table of all codes: exp2 over the rows themselves rounds differently with a row's place in the tensor.
+    levels = torch.exp2(lowest + step * torch.arange(-1, (1 << MAX_VALUE_BITS) - 1, device=codes.device))
+    return torch.where(codes > 0, levels[codes.long()], 0.0)

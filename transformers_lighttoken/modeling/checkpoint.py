@@ -12,6 +12,7 @@ from ..coding.plan import CodingPlan
 from ..coding.table import check_tensors, digest_of
 from .errors import LightTokenCheckpointError
 
+LATENTS = "latents"
 _ALWAYS_STORED = "exact_rows"
 
 
@@ -54,6 +55,16 @@ class CheckpointFiles:
                 f"{f'only {stored}' if stored else 'none'}: a file is missing, or config.json belongs to another model."
             )
         return prefix
+
+    def latents_of(self, prefix: str) -> dict[str, Tensor]:
+        """The float32 latents stored beside a table, as a training checkpoint has them; empty elsewhere."""
+        start = f"{prefix}.{LATENTS}."
+        latents = {}
+        for key, path in self.file_of.items():
+            if key.startswith(start):
+                with safe_open(path, framework="pt") as file:
+                    latents[key.removeprefix(start)] = file.get_tensor(key)
+        return latents
 
     def check(self, plans: Mapping[str, CodingPlan], digest: str | None) -> None:
         """Checks the stored tensors of all tables against their plans, and their bytes against the digest.

@@ -1,6 +1,6 @@
 """LightTokenEmbedding: a compressed table in the place of nn.Embedding."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..coding.decode import decode_positions
+from ..coding.decode import StoredTensors, decode_positions
 from ..coding.plan import EXACT_DTYPES, CodingPlan
 from ..coding.table import CompressedTable, positions_of
+from .checkpoint import LATENTS
 from .errors import LightTokenCheckpointError
 from .kind import EmbeddingKind
+from .latents import TableLatents, complete_latents
 from .lazy_weight import LazyWeight
 from .logits import blocked_logits
 
@@ -27,7 +29,8 @@ class LightTokenEmbedding(nn.Module):
 
     The stored tensors are buffers by the names of `plan.tensor_specs()`, integers all, so that no cast of the model
     changes them. `exact_rows` is a parameter in the model's dtype, which is the dtype of the output. No decoded row
-    outlives a call.
+    outlives a call. `latents`, where there are any, are the float32 parameters that train in the place of the integers:
+    rows are always those of their stored rounding.
 
     An empty tensor `weight` of shape (0,) joins them in the state dict. It makes a loader that does not know LightToken
     stop at a size mismatch, where it would otherwise start from random rows.
@@ -41,6 +44,7 @@ class LightTokenEmbedding(nn.Module):
 
     exact_rows: nn.Parameter
     positions: Tensor
+    latents: TableLatents | None
 
     def __init__(
         self,
@@ -53,6 +57,7 @@ class LightTokenEmbedding(nn.Module):
         self.kind = kind or EmbeddingKind()
         self.is_loading = False  # set while from_pretrained fills the tensors
         self._make_tensors(plan, dtype, device)
+        self.latents = None
 
     @classmethod
     def from_table(
@@ -102,6 +107,8 @@ class LightTokenEmbedding(nn.Module):
     @property
     def table(self) -> CompressedTable:
         """The table as it is now, sharing memory with this module."""
+        if self.latents is not None:
+            self.latents.write_rounding(self._stored(), force=True)
         stored = {name: tensor.detach() for name, tensor in self._stored().items()}
         return CompressedTable(self.plan_with(self.exact_rows.dtype), stored)
 
@@ -138,16 +145,40 @@ class LightTokenEmbedding(nn.Module):
         rows = self._look_up(inputs)
         return self.kind.finish(rows, inputs) if mode == "embed" else rows
 
-    def decode(self, positions: Tensor) -> Tensor:
+    def train_parts(self, parts: Sequence[str], requires_grad: bool = True) -> None:
+        """Makes the parameters of what is to train; what does not train takes no memory for it.
+
+        Args:
+            parts: of "decoder" (those of tiers too), "low_rank", "row_scales" and "exact_rows".
+            requires_grad: of their parameters, to begin with.
+        """
+        if self.latents is not None:
+            self.latents.write_rounding(self._stored(), force=True)
+        latents = TableLatents(self.plan, self._stored(), parts)
+        self.latents = latents.requires_grad_(requires_grad) if latents.roundings else None
+        self.exact_rows.requires_grad_(requires_grad and "exact_rows" in parts and self.plan.num_exact > 0)
+
+    def tensors(self) -> StoredTensors:
+        """What rows are decoded from: the stored tensors, or the values that they stand for where these train."""
+        stored = self._stored()
+        if self.latents is None:
+            return stored
+        if torch.compiler.is_compiling() or (torch.is_grad_enabled() and self.latents.trains):
+            return {**stored, **self.latents.values(stored)}
+        self.latents.write_rounding(stored)
+        return stored
+
+    def decode(self, positions: Tensor, tensors: StoredTensors | None = None) -> Tensor:
         """Decodes rows given by where they are stored.
 
         Args:
             positions: (n,) int64.
+            tensors: what `tensors()` gives, where it is at hand.
 
         Returns:
             (n, d) in the dtype of the exact rows; decoded in float32, under autocast too.
         """
-        rows = decode_positions(self.plan, self._stored(), positions)
+        rows = decode_positions(self.plan, self.tensors() if tensors is None else tensors, positions)
         return rows.to(self.exact_rows.dtype)
 
     def load_table(self, table: CompressedTable, device: torch.device | str | None = None) -> None:
@@ -158,6 +189,7 @@ class LightTokenEmbedding(nn.Module):
             device: where to hold it; where the table is when None.
         """
         dtype, requires_grad = self.exact_rows.dtype, self.exact_rows.requires_grad or self.plan.num_exact == 0
+        latents, self.latents = self.latents, None
         for name in self.plan.tensor_specs():
             delattr(self, name)
         self.plan = table.plan
@@ -168,6 +200,8 @@ class LightTokenEmbedding(nn.Module):
         exact_rows = table.tensors["exact_rows"].detach().to(device=device, dtype=dtype)
         self.exact_rows = nn.Parameter(exact_rows, requires_grad=requires_grad and exact_rows.numel() > 0)
         self.positions = table.positions.to(device)
+        if latents is not None:
+            self.latents = latents.renewed(self.plan, self._stored())
 
     def refresh_positions(self, tier_index: Tensor | None = None) -> None:
         """Derives where each row is stored; to be called when the tier index has been loaded.
@@ -218,7 +252,15 @@ class LightTokenEmbedding(nn.Module):
             rows = self.decode(flat)
         return rows.view(*ids.shape, self.embedding_dim)
 
+    def train(self, mode: bool = True) -> "LightTokenEmbedding":
+        """As nn.Module.train; latents that were written past PyTorch's count of versions are rounded again."""
+        if self.latents is not None:
+            self.latents.forget_versions()
+        return super().train(mode)
+
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        if self.latents is not None:
+            self.latents.write_rounding(self._stored(), force=True)
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if not self.is_loading:
             destination[prefix + SENTINEL] = torch.empty(0, dtype=self.exact_rows.dtype)
@@ -230,7 +272,12 @@ class LightTokenEmbedding(nn.Module):
                 f"{prefix + SENTINEL} holds a dense table {tuple(sentinel.shape)}, but this model's table is "
                 "compressed: load it into a dense model, then compress that."
             )
+        if self.latents is None:
+            for key in [key for key in state_dict if key.startswith(f"{prefix}{LATENTS}.")]:
+                del state_dict[key]
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        if self.latents is not None:
+            complete_latents(self.latents, state_dict, prefix, self._stored())
         if prefix + "tier_index" in state_dict:
             self.refresh_positions()
 

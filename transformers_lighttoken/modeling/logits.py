@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from ..coding.decode import DECODE_BLOCK_ROWS
+from ..coding.decode import DECODE_BLOCK_ROWS, StoredTensors
 
 if TYPE_CHECKING:
     from .embedding import LightTokenEmbedding
@@ -23,14 +23,14 @@ def blocked_logits(owner: "LightTokenEmbedding", hidden: Tensor) -> Tensor:
     Returns:
         (..., V), in the dtype that nn.Linear with a dense weight would return, under autocast too.
     """
-    blocks = owner.positions.split(DECODE_BLOCK_ROWS)
+    blocks, tensors = owner.positions.split(DECODE_BLOCK_ROWS), owner.tensors()
     if torch.is_grad_enabled() and (hidden.requires_grad or any(part.requires_grad for part in owner.parameters())):
-        return torch.cat([_recomputed_logits(owner, hidden, block) for block in blocks], dim=-1)
+        return torch.cat([_recomputed_logits(owner, hidden, block, tensors) for block in blocks], dim=-1)
     if torch.compiler.is_compiling() or len(blocks) == 1:
-        return torch.cat([_block_logits(owner, hidden, block) for block in blocks], dim=-1)
+        return torch.cat([_block_logits(owner, hidden, block, tensors) for block in blocks], dim=-1)
     logits, start = None, 0
     for block in blocks:
-        part = _block_logits(owner, hidden, block)
+        part = _block_logits(owner, hidden, block, tensors)
         if logits is None:
             logits = part.new_empty(*part.shape[:-1], owner.num_embeddings)
         logits[..., start : start + part.shape[-1]] = part
@@ -38,10 +38,12 @@ def blocked_logits(owner: "LightTokenEmbedding", hidden: Tensor) -> Tensor:
     return logits if logits is not None else hidden.new_empty(*hidden.shape[:-1], 0)
 
 
-def _recomputed_logits(owner: "LightTokenEmbedding", hidden: Tensor, positions: Tensor) -> Tensor:
+def _recomputed_logits(
+    owner: "LightTokenEmbedding", hidden: Tensor, positions: Tensor, tensors: StoredTensors
+) -> Tensor:
     """As `_block_logits`, but decodes again in the backward pass instead of keeping the rows."""
-    return checkpoint(_block_logits, owner, hidden, positions, use_reentrant=False, preserve_rng_state=False)
+    return checkpoint(_block_logits, owner, hidden, positions, tensors, use_reentrant=False, preserve_rng_state=False)
 
 
-def _block_logits(owner: "LightTokenEmbedding", hidden: Tensor, positions: Tensor) -> Tensor:
-    return functional.linear(hidden, owner.decode(positions.long()))  # (..., rows of the block)
+def _block_logits(owner: "LightTokenEmbedding", hidden: Tensor, positions: Tensor, tensors: StoredTensors) -> Tensor:
+    return functional.linear(hidden, owner.decode(positions.long(), tensors))  # (..., rows of the block)

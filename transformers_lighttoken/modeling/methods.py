@@ -1,16 +1,20 @@
 """What a compressed model does otherwise than its class: saving with a given state dict, casting, resizing."""
 
+import re
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .embedding import LightTokenEmbedding
 from .head import LightTokenHead, LightTokenView
 from .resize import resize_head, resize_owner
 from .surgery import put_back, sharing_modules
 
+_TRAINERS_FOLDER = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-\d+")
 _OURS = (LightTokenEmbedding, LightTokenView, LightTokenHead)
 
 
@@ -19,19 +23,33 @@ class CompressedModel:
 
     dense_class: type[PreTrainedModel]
 
-    def save_pretrained(self: Any, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
-        """Saves; a `state_dict` gathered elsewhere is kept, where transformers drops it for quantized models."""
+    def save_pretrained(
+        self: Any, save_directory: Any, *args: Any, training_checkpoint: bool | None = None, **kwargs: Any
+    ) -> Any:
+        """Saves; a `state_dict` gathered elsewhere is kept, where transformers drops it for quantized models.
+
+        Args:
+            self: the model.
+            save_directory: the folder.
+            *args: of transformers' own method.
+            training_checkpoint: whether the float32 latents are saved beside the stored rounding, so that training goes
+                on exactly where it was; None for folders that Trainer names `checkpoint-<step>`.
+            **kwargs: of transformers' own method.
+        """
         from ..hub.trainer_card import keep_card_under_trainer
 
         keep_card_under_trainer()
         quantizer = getattr(self, "hf_quantizer", None)
         if quantizer is None:
             return self.dense_class.save_pretrained(self, save_directory, *args, **kwargs)
+        if training_checkpoint is None:
+            training_checkpoint = _TRAINERS_FOLDER.fullmatch(Path(save_directory).name) is not None
+        quantizer.keeps_latents = training_checkpoint
         quantizer.given_state_dict = kwargs.get("state_dict", args[1] if len(args) > 1 else None)
         try:
             return self.dense_class.save_pretrained(self, save_directory, *args, **kwargs)
         finally:
-            quantizer.given_state_dict = None
+            quantizer.given_state_dict, quantizer.keeps_latents = None, False
 
     def push_to_hub(self: Any, repo_id: str, **kwargs: Any) -> Any:
         """Pushes as transformers does, with the card of `push_compressed` instead of a bare one."""

@@ -21,11 +21,12 @@ from ..coding.plan import CodingPlan
 from ..coding.table import CompressedTable, digest_of
 from ..config import FORMAT_VERSION, QUANT_METHOD, LightTokenConfig
 from ..version import __version__
-from .checkpoint import CheckpointFiles, matching_name, sentinel_pattern
+from .checkpoint import LATENTS, CheckpointFiles, matching_name, sentinel_pattern
 from .embedding import SENTINEL, LightTokenEmbedding, stored_tensors
 from .errors import LightTokenCheckpointError
 from .fitting import fit_tables, sites_to_compress, tokenizer_of
 from .kind import EmbeddingKind
+from .latents import rounded_tensors
 from .methods import add_methods, remove_methods
 from .sites import TableSite, embedding_at, find_sites, owners
 from .surgery import restore_dense, swap_embedding, swap_in
@@ -48,6 +49,8 @@ class LightTokenQuantizer(HfQuantizer):
         super().__init__(copy.deepcopy(quantization_config), **kwargs)
         self.quantization_config: LightTokenConfig
         self.given_state_dict: Mapping[str, Tensor] | None = None
+        self.keeps_latents = False  # whether what is saved is a checkpoint of a training run
+        self.files = CheckpointFiles([])
         if self.pre_quantized and not self.quantization_config.tables:
             raise LightTokenCheckpointError(
                 "the checkpoint's quantization_config says quant_method 'lighttoken' but names no `tables`: remove "
@@ -83,7 +86,7 @@ class LightTokenQuantizer(HfQuantizer):
         matched = _matched(find_sites(model), plans)
         for site, name in matched:
             _check_shape(model, site, name, plans[name])
-        files = CheckpointFiles(checkpoint_files or [])
+        files = self.files = CheckpointFiles(checkpoint_files or [])
         if files.file_of:
             files.check(plans, self.quantization_config.digest)
         for site, name in matched:
@@ -99,8 +102,8 @@ class LightTokenQuantizer(HfQuantizer):
         dense_heads = {head for head in site.heads if self._is_dense(head, files)}
         swap_in(model, TableSite(site.owner, site.views, tuple(h for h in site.heads if h not in dense_heads)), new)
         names = {name, site.owner} | ({files.prefix_of(name)} if files.file_of else set())
-        ignored = set(model._keys_to_ignore_on_load_unexpected or ()) | {sentinel_pattern(sorted(names), SENTINEL)}
-        model._keys_to_ignore_on_load_unexpected = ignored
+        ignored = {sentinel_pattern(sorted(names), rf"({SENTINEL}|{LATENTS}\..+)")}
+        model._keys_to_ignore_on_load_unexpected = ignored | set(model._keys_to_ignore_on_load_unexpected or ())
 
     def _is_dense(self, head: str, files: CheckpointFiles) -> bool:
         if files.file_of:
@@ -111,12 +114,21 @@ class LightTokenQuantizer(HfQuantizer):
         if self.pre_quantized:
             for name, owner in owners(model).items():
                 _finish_loading(model, name, owner)
+                self._make_latents(name, owner)
             _prepare_for_use(model)
         else:
             sites = sites_to_compress(model, self.quantization_config)
             tables = fit_tables(model, sites, self.quantization_config, tokenizer_of(model, sites))
             self.adopt(model, sites, tables)
         return model
+
+    def _make_latents(self, name: str, owner: LightTokenEmbedding) -> None:
+        """Makes what trains, with the values of the training run that the checkpoint was taken from."""
+        if any(tensor.is_meta for tensor in owner.state_dict().values()):
+            return  # offloaded: for inference only
+        owner.train_parts(self.quantization_config.trained_parts)
+        if owner.latents is not None and self.files.file_of:
+            owner.latents.load_state_dict(self.files.latents_of(self.files.prefix_of(name)), strict=False)
 
     def adopt(self, model: PreTrainedModel, sites: list[TableSite], tables: Mapping[str, CompressedTable]) -> None:
         """Puts finished tables into a dense model, and marks it as transformers marks a quantized one.
@@ -127,7 +139,9 @@ class LightTokenQuantizer(HfQuantizer):
             tables: by owner's name.
         """
         for site in sites:
-            swap_embedding(model, site, tables[site.owner])
+            trains = embedding_at(model, site.owner).weight.requires_grad
+            owner = swap_embedding(model, site, tables[site.owner])
+            owner.train_parts(self.quantization_config.trained_parts, trains)
         self.pre_quantized = True
         marks = {"hf_quantizer": self, "is_quantized": True, "quantization_method": QUANT_METHOD}
         for name, mark in marks.items():
@@ -140,6 +154,9 @@ class LightTokenQuantizer(HfQuantizer):
     def record_plans(self, model: PreTrainedModel) -> None:
         """Brings the model's config in line with its tables; the digest waits until the model is saved."""
         self._record(model, {name: owner.table.plan for name, owner in owners(model).items()}, digest=None)
+        if "exact_rows" not in self.quantization_config.trained_parts:
+            for owner in owners(model).values():
+                owner.exact_rows.requires_grad_(False)
         _prepare_for_use(model)
 
     def _record(self, model: PreTrainedModel, plans: Mapping[str, CodingPlan], digest: str | None) -> None:
@@ -153,15 +170,25 @@ class LightTokenQuantizer(HfQuantizer):
         """Called by `save_pretrained` before it writes config.json: brings plans and digest up to date.
 
         Returns:
-            The state dict to save, and no metadata.
+            The state dict to save, and no metadata. It holds what the latents round to, and the latents themselves only
+            for a checkpoint of a training run.
         """
-        state = self.given_state_dict if self.given_state_dict is not None else model.state_dict()
+        state = dict(self.given_state_dict if self.given_state_dict is not None else model.state_dict())
         stored: dict[str, Tensor] = {}
         plans: dict[str, CodingPlan] = {}
         for name, owner in owners(model).items():
             tensors = stored_tensors(state, owner.plan, name)
             plans[name] = owner.plan_with(tensors["exact_rows"].dtype)
-            stored |= {f"{name}.{key}": _whole(model, f"{name}.{key}", tensor) for key, tensor in tensors.items()}
+            tensors = {key: _whole(model, f"{name}.{key}", tensor) for key, tensor in tensors.items()}
+            prefix = f"{name}.{LATENTS}."
+            latents = {key: _whole(model, key, state[key]) for key in state if key.startswith(prefix)}
+            if owner.latents is not None and latents:  # of a sharded model they are newer than what is stored
+                rounded = rounded_tensors(owner.latents.roundings, latents, tensors, prefix)
+                state |= {f"{name}.{key}": tensor for key, tensor in rounded.items()}
+                tensors |= rounded
+            stored |= {f"{name}.{key}": tensor for key, tensor in tensors.items()}
+            if not self.keeps_latents:
+                state = {key: tensor for key, tensor in state.items() if key not in latents}
         self._record(model, plans, digest_of(stored))
         return state, {}
 

@@ -16,7 +16,7 @@ from ..checkpoint.weights import read_weights
 from ..coding.table import CompressedTable, digest_of
 from ..config import LightTokenConfig
 from ..evaluation.fidelity import table_fidelity
-from ..modeling.checkpoint import matching_name
+from ..modeling.checkpoint import LATENTS, matching_name
 from ..modeling.embedding import LightTokenEmbedding
 from ..modeling.head import LightTokenHead
 from ..modeling.sites import TableSite, find_sites, owners
@@ -67,7 +67,8 @@ def _of_checkpoint(checkpoint: CompressedCheckpoint, original: Original | None) 
                 **_fidelity(stored.load, stored.name, stored.provenance, original, len(checkpoint.tables)),
             )
         )
-    return _report(checkpoint.config, tuple(tables), checkpoint.weights.num_bytes, checkpoint.config.digest)
+    latents = sum(latent.num_bytes for stored in checkpoint.tables for latent in stored.latents)
+    return _report(checkpoint.config, tuple(tables), checkpoint.weights.num_bytes - latents, checkpoint.config.digest)
 
 
 def _of_model(model: PreTrainedModel, original: Original | None) -> CompressionReport:
@@ -145,7 +146,9 @@ def _recorded(config: LightTokenConfig, name: str) -> Mapping[str, Any]:
 
 def _model_bytes(model: PreTrainedModel) -> int:
     """Bytes of the tensors that `save_pretrained` would write, tied ones once."""
-    distinct = {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}
+    latents = tuple(f"{name}.{LATENTS}." for name in owners(model))
+    state = model.state_dict(keep_vars=True)
+    distinct = {id(tensor): tensor for key, tensor in state.items() if not key.startswith(latents)}
     return sum(tensor.numel() * tensor.element_size() for tensor in distinct.values())
 
 
