@@ -52,6 +52,18 @@ def random_batch(vocab_size: int):
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
+def memory(folder: Path, dense_folder: Path) -> list[list[object]]:
+    """Peak bytes above the level after the imports: loading alone, where dense weights stay mapped, and using."""
+    imports = "import torch, transformers_lighttoken\nfrom transformers import AutoModel"
+    load = "model = AutoModel.from_pretrained({!r})"
+    use = load + "\nwith torch.inference_mode(): model(torch.arange(1000, 30000).view(-1, 500)[:, :16])"
+    bodies = {"loading": load, "loading, then a batch": use}
+    return [
+        [name, *(peak_memory(imports, body.format(str(path))) for path in (folder, dense_folder))]
+        for name, body in bodies.items()
+    ]
+
+
 def main() -> None:
     torch.manual_seed(0)
     dense = dense_model()
@@ -68,11 +80,9 @@ def main() -> None:
                 rows.append([f"{BATCH} x {LENGTH}, {name}", distinct, ours * 1e3, theirs * 1e3, ratio])
         print(f"torch threads: {torch.get_num_threads()}")
         print_table(["forward", "distinct ids", "compressed ms", "dense ms", "median of ratios"], rows)
-        imports = "import torch, transformers_lighttoken\nfrom transformers import AutoModel"
-        load = "model = AutoModel.from_pretrained({!r})"
-        peaks = [peak_memory(imports, load.format(str(path))) for path in (folder, dense_folder)]
-        print_table(["peak memory of loading", "bytes"], [["compressed", peaks[0]], ["dense", peaks[1]]])
-        ours, theirs = tensor_bytes(folder), tensor_bytes(dense_folder)
+        print_table(["peak memory", "compressed", "dense"], memory(folder, dense_folder))
+        compressed.save_pretrained(Path(scratch) / "saved")
+        ours, theirs = tensor_bytes(Path(scratch) / "saved"), tensor_bytes(dense_folder)
         said = compression_report(folder).to_dict()
         saved = said["dense_bytes_float32"] - said["stored_bytes"]
         print_table(

@@ -41,8 +41,12 @@ def decode_positions(plan: CodingPlan, stored: StoredTensors, positions: Tensor)
     rows = decode_coded(plan, stored, slots.clamp(min=0))
     if plan.num_exact == 0:
         return rows
-    exact = stored["exact_rows"].index_select(0, positions.clamp(max=plan.num_exact - 1)).float()
-    return torch.where((slots < 0).unsqueeze(1), exact, rows)
+    if torch.compiler.is_compiling():  # no shapes that depend on data
+        exact = stored["exact_rows"].index_select(0, positions.clamp(max=plan.num_exact - 1)).float()
+        return torch.where((slots < 0).unsqueeze(1), exact, rows)
+    chosen = (slots < 0).nonzero().squeeze(1)
+    exact = stored["exact_rows"].index_select(0, positions[chosen]).float()
+    return rows.index_copy(0, chosen, exact) if chosen.numel() or exact.requires_grad else rows
 
 
 def decode_coded(plan: CodingPlan, stored: StoredTensors, slots: Tensor) -> Tensor:
@@ -56,22 +60,23 @@ def decode_unscaled(plan: CodingPlan, stored: StoredTensors, slots: Tensor) -> T
     rows = decode_base(plan, stored, slots)
     if not plan.tiers:
         return rows
-    if torch.compiler.is_compiling():  # no shapes that depend on data
+    if torch.compiler.is_compiling():
         return rows + decode_tiers(plan, stored, slots)
     chosen = (slots < plan.tiers[0].coverage).nonzero().squeeze(1)
-    return rows.index_add(0, chosen, decode_tiers(plan, stored, slots[chosen])) if chosen.numel() else rows
+    return rows.index_add_(0, chosen, decode_tiers(plan, stored, slots[chosen])) if chosen.numel() else rows
 
 
 def decode_base(plan: CodingPlan, stored: StoredTensors, slots: Tensor) -> Tensor:
     """The low-rank part and the base code of rows, before tiers and row scale. (n, d) float32."""
-    rows = torch.zeros(slots.numel(), plan.embedding_dim, device=slots.device)
-    if plan.rank:
-        left = stored["low_rank_left"][:, slots]  # (k, n)
-        left = left if left.dtype == torch.float32 else dequantize_rows(left, stored["low_rank_left_scale"])
-        rows = rows + left.t() @ stored_matrix(stored, "low_rank_right")
-    if plan.code_bits:
-        rows = rows + decode_signs(stored["codes"], slots, stored_matrix(stored, "decoder"))
-    return rows
+    if not plan.rank and not plan.code_bits:
+        return torch.zeros(slots.numel(), plan.embedding_dim, device=slots.device)
+    coded = decode_signs(stored["codes"], slots, stored_matrix(stored, "decoder")) if plan.code_bits else None
+    if not plan.rank and coded is not None:
+        return coded
+    left = stored["low_rank_left"][:, slots]  # (k, n)
+    left = left if left.dtype == torch.float32 else dequantize_rows(left, stored["low_rank_left_scale"])
+    rows = left.t() @ stored_matrix(stored, "low_rank_right")
+    return rows if coded is None else rows + coded
 
 
 def stored_matrix(stored: StoredTensors, name: str) -> Tensor:
@@ -155,14 +160,16 @@ def _decode_nibbles(codes: Tensor, slots: Tensor, decoder: Tensor) -> Tensor:
 
 def decode_tiers(plan: CodingPlan, stored: StoredTensors, slots: Tensor) -> Tensor:
     """What all tiers add to rows, before the row scale; the fixed rotation is undone once for all. (n, d) float32."""
-    plain = torch.zeros(slots.numel(), plan.embedding_dim, device=slots.device)
-    rotated = plain
+    sums: dict[str, Tensor] = {}
     for number, tier in enumerate(plan.tiers, start=1):
-        if tier.kind == "learnt":
-            plain = _add_covered(plain, plan, number, stored, slots)
-        else:
-            rotated = _add_covered(rotated, plan, number, stored, slots)
-    return plain + unrotate(rotated, plan.rotation_seed)
+        start = sums.get(tier.kind)
+        if start is None:
+            start = torch.zeros(slots.numel(), plan.embedding_dim, device=slots.device)
+        sums[tier.kind] = _add_covered(start, plan, number, stored, slots)
+    if "rotated" not in sums:
+        return sums["learnt"]
+    rotated = unrotate(sums["rotated"], plan.rotation_seed)
+    return sums["learnt"] + rotated if "learnt" in sums else rotated
 
 
 def _add_covered(rows: Tensor, plan: CodingPlan, number: int, stored: StoredTensors, slots: Tensor) -> Tensor:
@@ -172,7 +179,7 @@ def _add_covered(rows: Tensor, plan: CodingPlan, number: int, stored: StoredTens
         values = decode_tier(plan, number, stored, slots.clamp(max=coverage - 1))
         return rows + values * covered.unsqueeze(1)
     chosen = covered.nonzero().squeeze(1)
-    return rows.index_add(0, chosen, decode_tier(plan, number, stored, slots[chosen])) if chosen.numel() else rows
+    return rows.index_add_(0, chosen, decode_tier(plan, number, stored, slots[chosen])) if chosen.numel() else rows
 
 
 def decode_tier(plan: CodingPlan, number: int, stored: StoredTensors, slots: Tensor) -> Tensor:
