@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .packing import unpack_row_bytes, unpack_rows, unpack_values
+from .constants import constant, signs_of_bytes
+from .packing import unpack_row_bytes, unpack_values
 from .plan import CodingPlan
 from .quantize import dequantize_rows, dequantize_scales
 from .rotation import gaussian_levels, unrotate
@@ -15,8 +16,6 @@ from .rotation import gaussian_levels, unrotate
 StoredTensors = Mapping[str, Tensor]
 DECODE_BLOCK_ROWS = 8192
 _AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")  # asking PyTorch for them breaks the graph of torch.compile in 2.11
-_NIBBLE = 4
-_LOOKUP_FROM_ROWS = 256
 
 
 def decode_positions(plan: CodingPlan, stored: StoredTensors, positions: Tensor) -> Tensor:
@@ -96,8 +95,7 @@ def row_scales(stored: StoredTensors, prefix: str, slots: Tensor, bits: int) -> 
 def decode_signs(codes: Tensor, slots: Tensor, decoder: Tensor) -> Tensor:
     """Sums decoder rows with the signs of the code: sum_j b_j D_j.
 
-    For many rows on a CPU, four bits are looked up at once in a table of their 16 sums, which is faster than unpacking
-    every bit; elsewhere the bits are unpacked and multiplied. The gradient of the decoder is B^T g.
+    The gradient of the decoder is B^T g.
 
     Args:
         codes: uint8, packed rows of m bits.
@@ -108,21 +106,16 @@ def decode_signs(codes: Tensor, slots: Tensor, decoder: Tensor) -> Tensor:
         (n, d) float32.
     """
     if not (torch.is_grad_enabled() and decoder.requires_grad):
-        return _sign_product(codes, slots, decoder)
+        return _unpack_signs(codes, slots, decoder.shape[0]) @ decoder
     if torch.compiler.is_compiling():
         return _unpack_signs(codes, slots, decoder.shape[0]) @ decoder
     return _SignProduct.apply(decoder, codes, slots)  # pyright: ignore[reportReturnType]
 
 
-def _sign_product(codes: Tensor, slots: Tensor, decoder: Tensor) -> Tensor:
-    if slots.device.type == "cpu" and slots.numel() >= _LOOKUP_FROM_ROWS:
-        return _decode_nibbles(codes, slots, decoder)
-    return _unpack_signs(codes, slots, decoder.shape[0]) @ decoder
-
-
 def _unpack_signs(codes: Tensor, slots: Tensor, bits: int) -> Tensor:
-    """(n, m) of -1 and +1, float32."""
-    return unpack_rows(codes, slots, bits).float() * 2 - 1
+    """(n, m) of -1 and +1, float32, looked up a byte at a time."""
+    row_bytes = unpack_row_bytes(codes, slots, bits)  # (n, ceil(m / 8))
+    return functional.embedding(row_bytes.int(), constant(signs_of_bytes(), codes.device)).flatten(1)[:, :bits]
 
 
 class _SignProduct(torch.autograd.Function):
@@ -131,7 +124,7 @@ class _SignProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, decoder: Tensor, codes: Tensor, slots: Tensor) -> Tensor:
         ctx.codes, ctx.slots, ctx.bits = codes, slots, decoder.shape[0]  # codes never change: no version to check
-        return _sign_product(codes, slots, decoder)
+        return _unpack_signs(codes, slots, decoder.shape[0]) @ decoder
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -142,20 +135,6 @@ class _SignProduct(torch.autograd.Function):
             for slots, rows in blocks:
                 total.addmm_(_unpack_signs(ctx.codes, slots, ctx.bits).t(), rows)
         return total, None, None
-
-
-def _decode_nibbles(codes: Tensor, slots: Tensor, decoder: Tensor) -> Tensor:
-    bits, dim = decoder.shape
-    row_bytes = unpack_row_bytes(codes, slots, bits)  # (n, ceil(m / 8))
-    nibbles = torch.stack([row_bytes >> _NIBBLE, row_bytes & 0xF], dim=2).flatten(1).long()  # (n, 2 ceil(m / 8))
-    groups = nibbles.shape[1]
-    padded = functional.pad(decoder, (0, 0, 0, groups * _NIBBLE - bits)).view(groups, _NIBBLE, dim)
-    values = torch.arange(1 << _NIBBLE, device=codes.device)
-    shifts = torch.arange(_NIBBLE - 1, -1, -1, device=codes.device)
-    signs = ((values.unsqueeze(1) >> shifts) & 1).to(decoder.dtype) * 2 - 1  # (16, 4)
-    sums = (signs @ padded).flatten(0, 1)  # (16 groups, d)
-    offsets = torch.arange(groups, device=codes.device) << _NIBBLE
-    return functional.embedding_bag(nibbles + offsets, sums, mode="sum")
 
 
 def decode_tiers(plan: CodingPlan, stored: StoredTensors, slots: Tensor) -> Tensor:
@@ -189,5 +168,5 @@ def decode_tier(plan: CodingPlan, number: int, stored: StoredTensors, slots: Ten
         return decode_signs(stored[prefix + "codes"], slots, stored_matrix(stored, prefix + "decoder"))
     bits_per_dim = tier.code_bits // plan.embedding_dim
     values = unpack_values(stored[prefix + "codes"], slots, plan.embedding_dim, bits_per_dim)
-    levels = gaussian_levels(bits_per_dim).to(values.device)[values]
+    levels = functional.embedding(values, gaussian_levels(bits_per_dim, values.device).unsqueeze(1)).squeeze(-1)
     return levels * row_scales(stored, prefix, slots, tier.row_scale_bits)

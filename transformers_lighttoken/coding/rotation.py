@@ -9,9 +9,12 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from .constants import constant
+
 _MASK = (1 << 64) - 1
 _NUM_ROUNDS = 2
 _LARGEST_FACTOR = 16
+_CPU = torch.device("cpu")
 
 # Lloyd-Max levels of the unit Gaussian (Max 1960, Table I), positive half.
 _POSITIVE_LEVELS = {
@@ -22,17 +25,18 @@ _POSITIVE_LEVELS = {
 }
 
 
-def gaussian_levels(bits: int) -> Tensor:
+def gaussian_levels(bits: int, device: torch.device = _CPU) -> Tensor:
     """Lloyd-Max levels of the unit Gaussian in rising order.
 
     Args:
         bits: bits per value, 1 to 4.
+        device: of the result.
 
     Returns:
         (2**bits,) float32.
     """
-    positive = torch.tensor(_POSITIVE_LEVELS[bits], dtype=torch.float32)
-    return torch.cat([-positive.flip(0), positive])
+    positive = _POSITIVE_LEVELS[bits]
+    return constant((*(-level for level in reversed(positive)), *positive), device)
 
 
 def _splitmix64(state: int) -> int:
@@ -64,7 +68,7 @@ def _hadamard(block: Tensor) -> Tensor:
     """Orthonormal Walsh-Hadamard transform of the last dimension, a power of two, as products with small factors."""
     size = block.shape[-1]
     inner = min(size, _LARGEST_FACTOR)
-    factor = torch.tensor(_hadamard_matrix(inner), dtype=block.dtype, device=block.device)
+    factor = constant(_hadamard_matrix(inner), block.device).to(block.dtype)
     if size == inner:
         return block @ factor
     columns = (block.unflatten(-1, (size // inner, inner)) @ factor).transpose(-1, -2)  # (..., inner, size / inner)
@@ -87,7 +91,7 @@ def rotate(rows: Tensor, seed: int) -> Tensor:
         (..., d), the same norms.
     """
     for round_number in range(_NUM_ROUNDS):
-        signs = torch.tensor(_signs(rows.shape[-1], seed, round_number), device=rows.device)
+        signs = constant(_signs(rows.shape[-1], seed, round_number), rows.device)
         rows = _block_hadamard(rows * signs).flip(-1)
     return rows
 
@@ -95,6 +99,6 @@ def rotate(rows: Tensor, seed: int) -> Tensor:
 def unrotate(rows: Tensor, seed: int) -> Tensor:
     """Undoes `rotate`."""
     for round_number in reversed(range(_NUM_ROUNDS)):
-        signs = torch.tensor(_signs(rows.shape[-1], seed, round_number), device=rows.device)
+        signs = constant(_signs(rows.shape[-1], seed, round_number), rows.device)
         rows = _block_hadamard(rows.flip(-1)) * signs
     return rows

@@ -48,7 +48,7 @@ def encode_tier(
         residual -= decode_tier(plan, number, stored, torch.arange(tier.coverage, device=residual.device))
         return
     bits_per_dim = tier.code_bits // plan.embedding_dim
-    levels = gaussian_levels(bits_per_dim).to(residual.device)
+    levels = gaussian_levels(bits_per_dim, residual.device)
     gram = None if metric is None else rotate(rotate(metric, plan.rotation_seed).t(), plan.rotation_seed)
     codes, scales = [], []
     for _, rows in row_blocks(residual):
