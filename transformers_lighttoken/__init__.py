@@ -15,8 +15,10 @@ from .modeling.quantizer import register
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .checkpoint.heal import heal_checkpoint
     from .compression import compress_table
     from .hub.push import push_compressed
+    from .modeling.heal import heal_model
     from .report import compression_report
 
 __all__ = [
@@ -27,10 +29,18 @@ __all__ = [
     "compress_model",
     "compress_table",
     "compression_report",
+    "heal_checkpoint",
+    "heal_model",
     "push_compressed",
 ]
 
-_LAZY = {"compress_table": ".compression", "compression_report": ".report", "push_compressed": ".hub.push"}
+_LAZY = {
+    "compress_table": ".compression",
+    "compression_report": ".report",
+    "heal_checkpoint": ".checkpoint.heal",
+    "heal_model": ".modeling.heal",
+    "push_compressed": ".hub.push",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -174,7 +174,8 @@ def _record(
     return recorded
 
 
-def _digest_of_text(passages: str | Sequence[str]) -> str:
+def digest_of_text(passages: str | Sequence[str]) -> str:
+    """SHA-256 of a text, as "sha256:<hex>"."""
     text = passages if isinstance(passages, str) else "\n".join(passages)
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
@@ -188,7 +189,7 @@ def _origin(
         "revision": source.revision,
         "device": device.type,
         "frequencies": None if frequencies is None else digest_of({"frequencies": frequencies}),
-        "calibration": None if calibration is None else _digest_of_text(calibration),
+        "calibration": None if calibration is None else digest_of_text(calibration),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
     return {key: value for key, value in origin.items() if value is not None}

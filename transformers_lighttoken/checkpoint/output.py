@@ -58,6 +58,43 @@ def new_folder(output: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(working, ignore_errors=True)
 
 
+@contextmanager
+def replaced_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives a folder to write into, which takes the place of a present one when the block ends without an error.
+
+    The present folder stays until the new one is on disk. A run killed between the two renamings leaves the old one
+    under `.<name>.old`, where `recover_folder` finds it.
+
+    Args:
+        folder: to be replaced.
+
+    Yields:
+        The folder to write into.
+
+    Raises:
+        OutputError: if another run is replacing it.
+    """
+    target = Path(folder).expanduser().resolve()
+    old = target.with_name(f".{target.name}.old")
+    with new_folder(target.with_name(f".{target.name}.new")) as new:
+        yield new
+    shutil.rmtree(old, ignore_errors=True)
+    target.rename(old)
+    target.with_name(f".{target.name}.new").rename(target)
+    _flush_entry(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_folder(folder: str | os.PathLike[str]) -> None:
+    """Puts a folder back that a killed run has moved away, and clears what else it has left."""
+    target = Path(folder).expanduser().resolve()
+    old, new = (target.with_name(f".{target.name}.{ending}") for ending in ("old", "new"))
+    if old.is_dir() and not target.exists():
+        old.rename(target)
+    for left in (old, new):
+        shutil.rmtree(left, ignore_errors=True)
+
+
 def refuse_inside(output: str | os.PathLike[str], source: Path) -> None:
     """Refuses an output inside the folder that is read.
 

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from ..version import __version__
-from . import checkpoints, demo, push
+from . import checkpoints, demo, heal, push
 
 app = typer.Typer(
     name="lighttoken",
@@ -19,6 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 checkpoints.add_to(app)
+heal.add_to(app)
 demo.add_to(app)
 push.add_to(app)
 

@@ -105,7 +105,7 @@ def from_frequencies(frequencies: Tensor, tokenizer: Any, max_tokens: int, seed:
     """
     generator = torch.Generator().manual_seed(seed)
     count = max(1, max_tokens // SEQUENCE_TOKENS)
-    before, after = _frame(tokenizer)
+    before, after = special_frame(tokenizer)
     inner = max(1, SEQUENCE_TOKENS - len(before) - len(after))
     cumulative = frequencies.double().cumsum(0)
     draws = torch.rand(count, inner, generator=generator, dtype=torch.float64) * cumulative[-1]
@@ -116,7 +116,7 @@ def from_frequencies(frequencies: Tensor, tokenizer: Any, max_tokens: int, seed:
     return Calibration(ids, torch.ones_like(ids), "frequencies")
 
 
-def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
+def special_frame(tokenizer: Any) -> tuple[list[int], list[int]]:
     """Special tokens that the tokenizer puts before and after a text."""
     if tokenizer is None:
         return [], []
