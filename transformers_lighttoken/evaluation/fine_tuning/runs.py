@@ -132,7 +132,7 @@ class Run:
             versions = {"transformers-lighttoken": __version__, "torch": torch.__version__}
             versions["transformers"] = transformers.__version__
             record = {"identity": self.identity, "subject": self.subject.name, **outcome, "versions": versions}
-            _write_whole(self.folder / _RESULT, record)
+            write_whole(self.folder / _RESULT, record)
         finally:
             lock.release()
         return record
@@ -159,7 +159,7 @@ class Run:
         return model, tokenizer, train, measured
 
 
-def _write_whole(path: Path, content: Mapping[str, Any]) -> None:
+def write_whole(path: Path, content: Mapping[str, Any]) -> None:
     """Writes JSON that is there whole or not at all."""
     beside = path.with_suffix(".partial")
     beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
