@@ -20,7 +20,7 @@ _DECISIVE = re.compile(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Subject:
     """A dense or compressed checkpoint.
 

@@ -64,7 +64,7 @@ class Method:
         return f"{self.model_name}, {'table frozen' if self.table == 'frozen' else 'table trained'}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Contender:
     """A method with its checkpoint.
 

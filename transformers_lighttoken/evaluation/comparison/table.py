@@ -76,7 +76,8 @@ def markdown(report: dict[str, Any]) -> str:
 def _task(cell: "Cell", score: Figure) -> dict[str, Any]:
     metrics = {name: _plain(figure) for name, figure in task_figures(cell.task, cell.records).items()}
     seconds = [record["seconds"] for record in cell.records]
-    return {"score": _plain(score), "metrics": metrics, "seeds": [run.seed for run in cell.runs], "seconds": seconds}
+    seeds = [record["identity"]["seed"] for record in cell.records]
+    return {"score": _plain(score), "metrics": metrics, "seeds": seeds, "seconds": seconds}
 
 
 def _average(scores: Sequence[Figure]) -> Figure:
