@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from ..version import __version__
-from . import checkpoints, demo, heal, push
+from . import checkpoints, demo, evaluate, heal, push
 
 app = typer.Typer(
     name="lighttoken",
@@ -21,6 +21,7 @@ app = typer.Typer(
 checkpoints.add_to(app)
 heal.add_to(app)
 demo.add_to(app)
+evaluate.add_to(app)
 push.add_to(app)
 
 

@@ -31,7 +31,7 @@ def test_a_missing_column_is_named(tmp_path):
     write(tmp_path, {"sentence1": ["a"], "text": ["b"], "label": [1.0]})
     with pytest.raises(
         ValueError,
-        match="lacks the column 'sentence2': task stsb needs sentence1, sentence2, label, and the file has sentence1,",
+        match="lacks the column 'sentence2': task stsb needs sentence1, sentence2, label, and it has sentence1,",
     ):
         load_rows(tmp_path, "stsb", "validation")
 

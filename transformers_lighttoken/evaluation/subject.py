@@ -1,0 +1,141 @@
+"""A checkpoint that is evaluated: where it lies, what it is, and its model and tokenizer checked against each other."""
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+from ..checkpoint.source import Source, resolve_source
+from ..config import QUANT_METHOD
+from ..modeling.tokens import check_tokenizer
+
+_DECISIVE = re.compile(
+    r"config\.json|(model|pytorch_model)[^/]*\.(safetensors|bin|json)"
+    r"|tokenizer.*\.json|added_tokens\.json|special_tokens_map\.json|vocab\.(txt|json)|merges\.txt|[^/]*\.model"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A dense or compressed checkpoint.
+
+    Attributes:
+        name: as it was asked for.
+        source: its folder and config.json.
+    """
+
+    name: str
+    source: Source
+
+    @property
+    def folder(self) -> Path:
+        """Where its files lie."""
+        return self.source.folder
+
+    @property
+    def digest(self) -> str | None:
+        """Digest of the compressed tables' bytes; None for a dense checkpoint."""
+        quantization = self.source.config.get("quantization_config") or {}
+        return quantization.get("digest") if quantization.get("quant_method") == QUANT_METHOD else None
+
+    def identity(self) -> str:
+        """SHA-256 over config, weights and tokenizer, which are read for it: the same for a copy elsewhere."""
+        total = hashlib.sha256()
+        for path in sorted(path for path in self.folder.iterdir() if _DECISIVE.fullmatch(path.name)):
+            with path.open("rb") as file:
+                total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        return total.hexdigest()
+
+    def tokenizer(self) -> Any:
+        """Loads its tokenizer, which pads on the right, with a padding token.
+
+        Raises:
+            ValueError: if there is none, or it is too small to be that of the table.
+        """
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.folder)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise ValueError(f"{self.name} has no tokenizer that transformers can load: {error}") from error
+        tokenizer.padding_side = "right"
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        if tokenizer.pad_token is None:
+            raise ValueError(
+                f"the tokenizer of {self.name} has no padding token, and no end-of-text token in its place."
+            )
+        return tokenizer
+
+    def model(self, auto_class: Any, needs_head: bool = False, **options: Any) -> Any:
+        """Loads its model in float32.
+
+        Args:
+            auto_class: of transformers.
+            needs_head: whether all of its weights must be in the checkpoint.
+            **options: of `from_pretrained`.
+
+        Raises:
+            ValueError: if transformers has no such model of this type, or weights that are needed are missing.
+        """
+        try:
+            model, info = auto_class.from_pretrained(
+                self.folder, dtype=torch.float32, output_loading_info=True, **options
+            )
+        except ValueError as error:
+            if "Unrecognized configuration class" not in str(error):
+                raise
+            kind = self.source.config.get("model_type")
+            raise ValueError(f"{self.name}: transformers has no {auto_class.__name__} of type {kind!r}.") from error
+        if needs_head and info["missing_keys"]:
+            missing = ", ".join(sorted(info["missing_keys"])[:3])
+            raise ValueError(
+                f"{self.name} lacks weights that {type(model).__name__} needs ({missing}): they would be random. "
+                "Give a checkpoint that has them."
+            )
+        return model
+
+
+def open_subject(source: str | os.PathLike[str], revision: str | None = None) -> Subject:
+    """Finds a checkpoint; downloads it where it is on the Hub.
+
+    Raises:
+        SourceError: if there is no usable checkpoint.
+        HubError: if the Hub fails.
+    """
+    return Subject(str(source), resolve_source(source, revision))
+
+
+def check_vocabulary(subject: Subject, model: Any, tokenizer: Any, largest_id: int) -> None:
+    """Refuses a tokenizer that is not the table's.
+
+    What counts is the largest id that the data or padding really gives: tokenizers of good models (Gemma 3) know a
+    token or two, never met in text, that the table has no row for.
+
+    Args:
+        subject: for the message.
+        model: with its table.
+        tokenizer: of the data.
+        largest_id: that the data gives.
+
+    Raises:
+        ValueError: naming both sizes.
+    """
+    rows = int(model.get_input_embeddings().num_embeddings)
+    if max(largest_id, tokenizer.pad_token_id) >= rows:
+        raise ValueError(
+            f"the tokenizer of {subject.name} gives token id {max(largest_id, tokenizer.pad_token_id)}, but its table "
+            f"has {rows} rows: use the model's own tokenizer, or model.resize_token_embeddings({len(tokenizer)})."
+        )
+    check_tokenizer(tokenizer, rows)
+
+
+def longest_input(model_or_config: Any, tokenizer: Any) -> int | None:
+    """Tokens that model and tokenizer take at most; None where neither says."""
+    config = getattr(model_or_config, "config", model_or_config).get_text_config()
+    limits = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)]
+    known = [limit for limit in limits if limit is not None and limit < 2**30]
+    return min(known) if known else None
