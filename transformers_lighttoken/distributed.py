@@ -22,6 +22,19 @@ class ProcessError(RuntimeError):
     """Another process failed; the message says which, and why."""
 
 
+def launched_accelerator(device: str = "auto") -> Accelerator | None:
+    """The accelerator of the processes that `accelerate launch` or `torchrun` started; None if there is only one.
+
+    Args:
+        device: "cpu" keeps them off the GPUs.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+        return None
+    on_cpu = device == "cpu" or not torch.cuda.is_available()
+    patience = InitProcessGroupKwargs(timeout=_LONGEST_WAIT)
+    return Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[patience])
+
+
 class Processes:
     """The processes of a run, and this one's place among them.
 
@@ -36,19 +49,6 @@ class Processes:
         self.index: int = 0 if accelerator is None else accelerator.process_index
         self.count: int = 1 if accelerator is None else accelerator.num_processes
         self.bytes_exchanged = 0
-
-    @classmethod
-    def launched(cls, device: str = "auto") -> "Processes":
-        """The processes that `accelerate launch` or `torchrun` started; one if neither did.
-
-        Args:
-            device: "cpu" keeps them off the GPUs.
-        """
-        if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
-            return cls()
-        on_cpu = device == "cpu" or not torch.cuda.is_available()
-        patience = InitProcessGroupKwargs(timeout=_LONGEST_WAIT)
-        return cls(Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[patience]))
 
     @property
     def is_main(self) -> bool:
