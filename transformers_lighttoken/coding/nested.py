@@ -71,10 +71,11 @@ def encode_nested(
     rounds_before = 0
     if start is None:
         for first_bit, bits in zip(accumulate((0, *stage_bits[:-1])), stage_bits, strict=True):
-            first_round = max(0, finished - rounds_before)
             if codes.shape[1] == first_bit:
                 codes = initialize_codes(refiner, first_bit + bits, codes)
-            refiner.anneal(codes, schedule.of_one_stage, first_bit, on_round=report, first_round=first_round)
+            if finished < rounds_before + schedule.stage_rounds:
+                begun = max(0, finished - rounds_before)
+                refiner.anneal(codes, schedule.of_one_stage, first_bit, on_round=report, first_round=begun)
             rounds_before += schedule.stage_rounds
     prefixes = prefix_weights(stage_bits)
     found = refiner.anneal(codes, schedule, prefixes=prefixes, on_round=report, first_round=finished - rounds_before)
