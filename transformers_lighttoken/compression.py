@@ -10,14 +10,17 @@ from torch import Tensor
 
 from .coding.allocation import TierPlan, frequency_weights, plan_tiers, predicted_error
 from .coding.budget import BudgetError, StageSplit, even_stages, plan_equal
-from .coding.encode import EncodeOptions, Progress, check_weight, encode
+from .coding.encode import EncodeOptions, Progress, encode
+from .coding.journal import NO_JOURNAL, Journal
 from .coding.low_rank import metric_root
 from .coding.nested import halved_stages
 from .coding.plan import CodingPlan, DecoderDtype
 from .coding.quantize import scale_error
-from .coding.reduction import Reduce, add_exactly, local_sum, row_blocks
-from .coding.rows import Normalization
+from .coding.reduction import add_exactly
+from .coding.rows import safe_norms
+from .coding.share import ALL_ROWS, RowShare
 from .coding.table import CompressedTable
+from .coding.table_rows import TableRows, as_rows, check_finite, read_blocks
 from .coding.tier_index import encode_depths
 from .config import LightTokenConfig
 
@@ -29,19 +32,20 @@ _ROW_SCALE_BITS = (8, 4)
 
 
 def compress_table(
-    weight: Tensor,
+    weight: Tensor | TableRows,
     config: LightTokenConfig,
     *,
     exact_ids: Sequence[int] = (),
     frequencies: Tensor | Sequence[float] | None = None,
     metric: Tensor | None = None,
     progress: Progress | None = None,
-    reduce: Reduce = local_sum,
+    share: RowShare = ALL_ROWS,
+    journal: Journal = NO_JOURNAL,
 ) -> CompressedTable:
     """Compresses any table of rows: a model's token embeddings, GloVe, or any matrix.
 
     Args:
-        weight: (V, d) floating-point table, on the device to compute on.
+        weight: (V, d) floating-point table, on the device to compute on, or one that is read by rows.
         config: what to aim for.
         exact_ids: rows to store as they are, most important first; those that would take more than a twentieth of the
             byte budget are coded instead.
@@ -49,7 +53,9 @@ def compress_table(
             mean equal coverage too.
         metric: (d, d) positive semi-definite matrix M of the error (e - e')^T M (e - e'); None for the plain one.
         progress: told of each step: what, how many done, how many in all.
-        reduce: sums a float64 tensor over processes.
+        share: which rows this process codes where several work together (see `distributed`); each gets the whole
+            result.
+        journal: remembers what is finished, so that a stopped run goes on from there.
 
     Returns:
         The compressed table, on the weight's device.
@@ -60,26 +66,32 @@ def compress_table(
     """
     if not isinstance(config, LightTokenConfig):
         raise TypeError(f"config must be a LightTokenConfig, got {type(config).__name__}.")
-    if not isinstance(weight, Tensor):
+    if not isinstance(weight, (Tensor, TableRows)):
         raise TypeError(f"weight must be a torch.Tensor, got {type(weight).__name__}: use torch.from_numpy.")
-    check_weight(weight)
-    weight = weight.detach()
-    frequencies = checked_frequencies(frequencies, weight.shape[0])
-    metric = None if metric is None else _checked_metric(metric, weight.shape[1])
-    plan, depths = plan_table(weight, config, exact_ids, frequencies, metric)
+    table = as_rows(weight)
+    check_finite(table, share)
+    frequencies = checked_frequencies(frequencies, table.shape[0])
+    metric = None if metric is None else _checked_metric(metric, table.shape[1])
+    plan, depths = plan_table(table, config, exact_ids, frequencies, metric, share)
     options = EncodeOptions(
-        solver=config.solver, warm_start=config.warm_start, alpha=config.alpha, seed=config.seed, reduce=reduce
+        solver=config.solver,
+        warm_start=config.warm_start,
+        alpha=config.alpha,
+        seed=config.seed,
+        share=share,
+        journal=journal,
     )
-    metric = None if metric is None else metric.to(weight.device)
-    return encode(weight, plan, depths, metric, options, progress)
+    metric = None if metric is None else metric.to(table.device)
+    return encode(table, plan, depths, metric, options, progress)
 
 
 def plan_table(
-    weight: Tensor,
+    weight: Tensor | TableRows,
     config: LightTokenConfig,
     exact_ids: Sequence[int] = (),
     frequencies: Tensor | None = None,
     metric: Tensor | None = None,
+    share: RowShare = ALL_ROWS,
 ) -> tuple[CodingPlan, Tensor]:
     """What `compress_table` would store, its bytes exact before anything is trained.
 
@@ -89,12 +101,12 @@ def plan_table(
     Raises:
         ValueError: for a request that no plan fits; names the nearest possible value.
     """
-    exact = _affordable_exact_ids(exact_ids, weight, config)
-    template, depths = _template(weight, config, exact)
+    table = as_rows(weight)
+    exact = _affordable_exact_ids(exact_ids, table, config)
+    template, depths = _template(table, config, exact)
     if template.row_scale_bits == 0 or config.code_bits is not None:
         return plan_equal(template, config.compression_ratio, config.code_bits, _split(config)), depths
-    eigenvalues = _eigenvalues(weight, metric)
-    norms = Normalization.of(weight.float(), per_row=True).norms.squeeze(1)
+    eigenvalues, norms = _eigenvalues_and_norms(table, metric, share)
     candidates: list[TierPlan] = []
     problem: BudgetError | None = None
     for bits in _ROW_SCALE_BITS:
@@ -133,8 +145,8 @@ def _split(config: LightTokenConfig) -> StageSplit:
     return partial(even_stages, num_stages=config.num_stages)
 
 
-def _template(weight: Tensor, config: LightTokenConfig, exact: list[int]) -> tuple[CodingPlan, Tensor]:
-    rows, dim = weight.shape
+def _template(table: TableRows, config: LightTokenConfig, exact: list[int]) -> tuple[CodingPlan, Tensor]:
+    rows, dim = table.shape
     if (config.rank or 0) >= dim:
         raise ValueError(f"rank must be below the embedding_dim {dim}, got {config.rank}: ask for at most {dim - 1}.")
     depths = torch.zeros(rows, dtype=torch.long)
@@ -147,22 +159,34 @@ def _template(weight: Tensor, config: LightTokenConfig, exact: list[int]) -> tup
         row_scale_bits=0 if config.solver == "paper" else 8,
         decoder_dtype=config.decoder_dtype or default_dtype,
         num_exact=len(exact),
-        exact_dtype=_EXACT_DTYPES.get(weight.dtype, "float32"),
+        exact_dtype=_EXACT_DTYPES.get(table.dtype, "float32"),
         index_bytes=encode_depths(depths, 1).numel() if exact else 0,
         rotation_seed=config.seed,
     )
     return template, depths
 
 
-def _eigenvalues(weight: Tensor, metric: Tensor | None) -> Tensor:
-    """Eigenvalues of the second moment of rows of unit norm, in the metric. (d,) float64."""
-    gram = torch.zeros(weight.shape[1], weight.shape[1], dtype=torch.float64, device=weight.device)
-    for _, block in row_blocks(weight):
-        add_exactly(gram, Normalization.second_moment_of_units(block.float()))
+def _eigenvalues_and_norms(table: TableRows, metric: Tensor | None, share: RowShare) -> tuple[Tensor, Tensor]:
+    """What a plan is chosen by, in one pass over the rows.
+
+    Returns:
+        Eigenvalues of the second moment of rows of unit norm, in the metric, (d,) float64 on the CPU, and the norms of
+        the rows, (V,) float32, 1 for a row of zeros.
+    """
+    rows, dim = table.shape
+    gram = torch.zeros(dim, dim, dtype=torch.float64, device=table.device)
+    norms = [torch.empty(0, 1, device=table.device)]
+    for _, block in read_blocks(table, share.places(rows, table.device)):
+        norms.append(safe_norms(block))
+        norms[-1] = torch.where(norms[-1] > 0, norms[-1], 1.0)
+        units = block / norms[-1]
+        add_exactly(gram, units.t() @ units)
+    gram = share.reduce(gram)
     if metric is not None:
-        root = metric_root(metric.to(weight.device))
+        root = metric_root(metric.to(table.device))
         gram = root.t() @ gram @ root
-    return torch.linalg.eigvalsh(gram).clamp(min=0).cpu()
+    eigenvalues = torch.linalg.eigvalsh(gram).clamp(min=0).cpu()
+    return eigenvalues, share.merge(torch.cat(norms)).squeeze(1)
 
 
 def checked_frequencies(frequencies: Tensor | Sequence[float] | None, rows: int) -> Tensor | None:
@@ -191,15 +215,15 @@ def _checked_metric(metric: Tensor, dim: int) -> Tensor:
     return symmetric.float()
 
 
-def _affordable_exact_ids(exact_ids: Sequence[int], weight: Tensor, config: LightTokenConfig) -> list[int]:
-    rows, dim = weight.shape
+def _affordable_exact_ids(exact_ids: Sequence[int], table: TableRows, config: LightTokenConfig) -> list[int]:
+    rows, dim = table.shape
     unique = list(dict.fromkeys(int(row) for row in exact_ids))
     outside = [row for row in unique if not 0 <= row < rows]
     if outside:
         raise ValueError(f"exact_ids must be in [0, {rows - 1}], got {outside[:5]}.")
     if config.code_bits is not None:
         return unique
-    row_bytes = dim * (2 if weight.dtype in (torch.float16, torch.bfloat16) else 4)
+    row_bytes = dim * (2 if table.dtype in (torch.float16, torch.bfloat16) else 4)
     most = int(4 * rows * dim / config.compression_ratio * _MAX_EXACT_SHARE / row_bytes)
     if len(unique) > most:
         logger.warning(

@@ -32,17 +32,21 @@ class _Bars:
 
 
 @contextmanager
-def progress_bars(progress: Progress | None = None) -> Iterator[Progress]:
+def progress_bars(progress: Progress | None = None, shown: bool = True) -> Iterator[Progress]:
     """Gives a `Progress` that shows bars, or the one that is given.
 
     `transformers.utils.logging.disable_progress_bar()` switches the bars off.
 
     Args:
         progress: used instead of bars, if not None.
+        shown: whether anything is told at all; only one of several processes does.
 
     Yields:
         The `Progress` to report to.
     """
+    if not shown:
+        yield lambda *_: None
+        return
     if progress is not None:
         yield progress
         return

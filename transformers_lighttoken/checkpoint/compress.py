@@ -5,31 +5,33 @@ import functools
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..coding.encode import Progress
 from ..coding.table import CompressedTable, digest_of
 from ..config import FORMAT_VERSION, LightTokenConfig
-from ..evaluation.fidelity import table_fidelity
+from ..distributed import Processes
 from ..modeling.embedding import SENTINEL
-from ..modeling.fitting import FittingContext, fit_table, tokenizer_of
+from ..modeling.fitting import FittingContext, tokenizer_of
 from ..progress import progress_bars
 from ..report import CompressionReport, compression_report
 from ..version import __version__
+from .code_table import TableCoder
 from .files import WEIGHTS, WEIGHTS_INDEX
-from .histogram import cosine_histogram
-from .output import new_folder, refuse_inside
+from .output import new_folder, refuse_inside, state_folder
 from .source import Source, refuse_quantized, resolve_source
+from .state import open_state
 from .tables import TableSource, build_skeleton, find_tables
 from .tensor_file import DTYPES, NewTensor
-from .weights import Weights, convert_weights, read_weights
+from .weights import convert_weights, read_weights
 from .write import Change, write_checkpoint
 
 
@@ -44,11 +46,14 @@ def compress_checkpoint(
     calibration: str | Sequence[str] | None = None,
     device: str = "auto",
     progress: Progress | None = None,
+    accelerator: Accelerator | None = None,
+    restart: bool = False,
 ) -> CompressionReport:
     """Compresses the token-embedding tables of a checkpoint; every other tensor is copied byte for byte.
 
     Only the tables are read; the model is loaded only where it is to be measured (`metric="auto"`). Tokenizer and other
     files come along; weights in other formats than safetensors are left behind. The output appears whole or not at all.
+    A killed run goes on from its last finished stage when it is called again with the same settings.
 
     Args:
         source: a folder, or a repository on the Hub.
@@ -59,14 +64,19 @@ def compress_checkpoint(
         frequencies: (V,) counts of the tokens, by id.
         calibration: text on which to measure where the model is sensitive.
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
-        progress: told of each step; progress bars on standard error when None.
+        progress: told of each step, in the main process; progress bars on standard error when None.
+        accelerator: of the processes that work together, each of which makes this call; each codes its share of the
+            rows. The stored bytes do not depend on their number. None for a single process.
+        restart: forget what a stopped run has finished.
 
     Returns:
         What was stored, and how faithful it is.
 
     Raises:
         SourceError: if there is no usable dense checkpoint, or it is quantized already.
-        OutputError: if the output is there already, or another run is writing it.
+        OutputError: if the output is there already, another run is writing it, or a stopped run with other settings is
+            to go on.
+        ProcessError: if another process failed.
         OSError: if something cannot be written.
         ValueError: if the config cannot be met.
     """
@@ -74,23 +84,56 @@ def compress_checkpoint(
         raise TypeError(f"config must be a LightTokenConfig, got {type(config).__name__}.")
     if config.is_compressed:
         raise ValueError("config describes a compressed checkpoint: give a new LightTokenConfig.")
-    torch_device = resolve_device(device)
-    found = resolve_source(source, revision, subfolder)
-    refuse_quantized(found)
-    refuse_inside(output, found.folder)
-    with new_folder(output) as folder, progress_bars(progress) as report:
-        weights = _open_weights(found.folder, folder.with_name("converted"))
-        skeleton = build_skeleton(found.folder)
-        sources = find_tables(skeleton, weights, config)
-        tokenizer = tokenizer_of(skeleton, [entry.site for entry in sources])
+    processes = Processes(accelerator)
+    torch_device = _device_of(processes, device)
+    found = processes.in_turn(lambda: resolve_source(source, revision, subfolder))
+    with processes.agreed():
+        refuse_quantized(found)
+        refuse_inside(output, found.folder)
+    settings = _settings(config, found, torch_device, frequencies, calibration, processes)
+    with ExitStack() as stack, progress_bars(progress, shown=processes.is_main) as report:
+        folder = processes.on_main(lambda: stack.enter_context(new_folder(output)))
+        state = state_folder(folder)
+        processes.on_main(lambda: open_state(state, settings, restart))
+        converted = folder.with_name("converted")
+        needed = processes.on_main(lambda: _convert_where_needed(found.folder, converted))
+        with processes.agreed():
+            weights = read_weights(converted if needed else found.folder)
+            skeleton = build_skeleton(found.folder)
+            sources = find_tables(skeleton, weights, config)
+            tokenizer = tokenizer_of(skeleton, [entry.site for entry in sources])
         load_model = _model_loader(skeleton, found.folder, torch_device)
         context = FittingContext(config, load_model, tokenizer, frequencies, calibration, report)
-        results = {entry.site.owner: _compress_table(entry, context, torch_device) for entry in sources}
+        coder = TableCoder(context, processes, torch_device, state)
+        results = {entry.site.owner: coder.code(entry, number) for number, entry in enumerate(sources)}
         recorded = _record(config, results, _origin(found, torch_device, frequencies, calibration))
         change = _change(sources, {name: table for name, (table, _) in results.items()})
         new_config = {**found.config, "quantization_config": recorded.to_dict()}
-        write_checkpoint(folder, found, weights, change, new_config, report)
-    return compression_report(output)
+        processes.on_main(lambda: write_checkpoint(folder, found, weights, change, new_config, report))
+        processes.on_main(stack.close)
+    return processes.on_main(lambda: compression_report(output))
+
+
+def _device_of(processes: Processes, device: str) -> torch.device:
+    return processes.device if device == "auto" and processes.device is not None else resolve_device(device)
+
+
+def _settings(
+    config: LightTokenConfig,
+    source: Source,
+    device: torch.device,
+    frequencies: Tensor | None,
+    calibration: str | Sequence[str] | None,
+    processes: Processes,
+) -> dict[str, Any]:
+    """Everything that the result and the state files depend on."""
+    files = [path for path in sorted(source.folder.iterdir()) if path.is_file()]
+    return {
+        **config.to_dict(),
+        **_origin(source, device, frequencies, calibration),
+        "files": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files],
+        "processes": processes.count,
+    }
 
 
 def resolve_device(device: str) -> torch.device:
@@ -106,25 +149,6 @@ def resolve_device(device: str) -> torch.device:
     return torch.device("cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu")
 
 
-def _compress_table(
-    source: TableSource, context: FittingContext, device: torch.device
-) -> tuple[CompressedTable, dict[str, Any]]:
-    """The compressed table on the CPU, and what is recorded of it."""
-    weight = source.weight.load().to(device)
-    table, measured = fit_table(weight, source.site, context)
-    decoded = table.decode_all()
-    table = table.to("cpu")
-    recorded = {
-        "source_dtype": str(DTYPES[source.weight.dtype]).removeprefix("torch."),
-        "keys": list(source.keys),
-        "digest": table.digest(),
-        "measured_on": measured.source,
-        **asdict(table_fidelity(weight, decoded)),
-        "cosine_histogram": cosine_histogram(weight, decoded),
-    }
-    return table, recorded
-
-
 def _model_loader(skeleton: PreTrainedModel, folder: Path, device: torch.device) -> Callable[[], PreTrainedModel]:
     """Loads the dense model in float32, once, where it is to be measured."""
 
@@ -135,11 +159,12 @@ def _model_loader(skeleton: PreTrainedModel, folder: Path, device: torch.device)
     return load
 
 
-def _open_weights(folder: Path, converted: Path) -> Weights:
+def _convert_where_needed(folder: Path, converted: Path) -> bool:
+    """Whether there were weights in PyTorch's own files alone, which now lie in `converted` as safetensors."""
     if (folder / WEIGHTS).is_file() or (folder / WEIGHTS_INDEX).is_file():
-        return read_weights(folder)
+        return False
     convert_weights(folder, converted)
-    return read_weights(converted)
+    return True
 
 
 def _change(sources: list[TableSource], tables: Mapping[str, CompressedTable]) -> Change:

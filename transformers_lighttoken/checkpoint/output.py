@@ -9,6 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 _CONTENT = "content"
+_STATE = "state"
 _LOCK = "lock"
 
 
@@ -21,7 +22,8 @@ def new_folder(output: str | os.PathLike[str]) -> Iterator[Path]:
     """Gives a folder to write into, which takes its place when the block ends without an error.
 
     It lies beside the output, as `.<name>.partial`, so that putting it in place is one renaming. A killed run leaves
-    that folder behind; the next run into the same output clears it.
+    that folder behind; the next run into the same output clears it, all but the state files from which it may go on
+    (see `state`). A run that is stopped, or that fails for a reason outside its input, leaves the state files too.
 
     Args:
         output: the folder to be; must not exist, or be empty.
@@ -42,9 +44,10 @@ def new_folder(output: str | os.PathLike[str]) -> Iterator[Path]:
         lock.acquire()
     except Timeout:
         raise OutputError(f"another run is writing {target}: wait for it, or choose another output folder.") from None
+    finished_stages = False
     try:
         content = working / _CONTENT
-        shutil.rmtree(content, ignore_errors=True)
+        _clear(working)
         content.mkdir()
         yield content
         _flush(content)
@@ -53,9 +56,31 @@ def new_folder(output: str | os.PathLike[str]) -> Iterator[Path]:
             target.rmdir()  # empty; not every system renames over it
         content.rename(target)
         _flush_entry(target.parent)
+    except BaseException as error:
+        finished_stages = not isinstance(error, (ValueError, TypeError)) and has_state(state_folder(content))
+        raise
     finally:
+        _clear(working)
         lock.release()
-        shutil.rmtree(working, ignore_errors=True)
+        if not finished_stages:
+            shutil.rmtree(working, ignore_errors=True)
+
+
+def state_folder(folder: Path) -> Path:
+    """Where the state files of the run that writes into `folder` belong."""
+    return folder.with_name(_STATE)
+
+
+def has_state(folder: Path) -> bool:
+    """Whether a run has left anything to go on from."""
+    return folder.is_dir() and any(path.suffix == ".safetensors" for path in folder.iterdir())
+
+
+def _clear(working: Path) -> None:
+    """Removes all but the lock and the state files."""
+    for path in working.iterdir():
+        if path.is_dir() and path.name != _STATE:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import typer
 from ..checkpoint.compress import compress_checkpoint
 from ..checkpoint.decompress import decompress_checkpoint
 from ..config import LightTokenConfig
+from ..distributed import launched_accelerator
 from ..report import compression_report
 from .common import DebugOption, JsonOption, show, show_json, working
 from .inputs import read_frequencies, read_texts
@@ -98,6 +99,7 @@ def compress(
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
     subfolder: Annotated[str, typer.Option(help="Of the source, where the model lies.")] = "",
+    restart: Annotated[bool, typer.Option("--restart", help="Forget what a stopped run has finished.")] = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -117,6 +119,7 @@ def compress(
     )
     start = time.perf_counter()
     with working():
+        accelerator = launched_accelerator(device.value)
         report = compress_checkpoint(
             source,
             output,
@@ -126,7 +129,11 @@ def compress(
             frequencies=read_frequencies(frequencies) if frequencies else None,
             calibration=read_texts(calibration) if calibration else None,
             device=device.value,
+            accelerator=accelerator,
+            restart=restart,
         )
+    if accelerator is not None and not accelerator.is_main_process:
+        return
     if as_json:
         show_json({**report.to_dict(), "output": str(output), "seconds": round(time.perf_counter() - start, 3)})
     else:

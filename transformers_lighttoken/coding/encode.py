@@ -7,16 +7,19 @@ import torch
 from torch import Tensor
 
 from .autoencoder import train_chain
-from .decode import DECODE_BLOCK_ROWS, decode_base
+from .decode import decode_base
+from .journal import NO_JOURNAL, Journal
 from .low_rank import low_rank
 from .nested import encode_nested, num_rounds
 from .packing import pack_bits, pack_values
 from .plan import EXACT_DTYPES, CodingPlan
 from .quantize import dequantize_rows, quantize_rows, quantize_scales
-from .reduction import Reduce, local_sum, row_blocks
+from .reduction import block_rows
 from .refine import Refiner, RefineSchedule
-from .rows import Normalization, fit_row_scales
+from .rows import fit_row_scales, normalized_rows, restore_scales
+from .share import ALL_ROWS, RowShare
 from .table import CompressedTable
+from .table_rows import TableRows, as_rows, check_finite
 from .tier_codes import encode_tier
 from .tier_index import encode_depths, storage_order
 
@@ -35,7 +38,8 @@ class EncodeOptions:
             by their norm; alpha enters it only through the autoencoder it may start from.
         seed: of everything random.
         schedule: of the refinement.
-        reduce: sums over processes.
+        share: which rows this process codes; it gets the whole table all the same.
+        journal: remembers what is finished, so that a stopped run goes on from there.
     """
 
     solver: str = "refined"
@@ -43,11 +47,12 @@ class EncodeOptions:
     alpha: float = 2.0
     seed: int = 0
     schedule: RefineSchedule = RefineSchedule()
-    reduce: Reduce = local_sum
+    share: RowShare = ALL_ROWS
+    journal: Journal = NO_JOURNAL
 
 
 def encode(
-    weight: Tensor,
+    weight: Tensor | TableRows,
     plan: CodingPlan,
     depths: Tensor | None = None,
     metric: Tensor | None = None,
@@ -57,7 +62,7 @@ def encode(
     """Codes a table as a plan says.
 
     Args:
-        weight: (V, d) floating-point table, on the device to compute on.
+        weight: (V, d) floating-point table, on the device to compute on, or one that is read by rows.
         plan: what to store.
         depths: (V,) depth of each row (see `tier_index`); None where the plan has neither tiers nor exact rows.
         metric: (d, d) positive semi-definite M of the error (e - e')^T M (e - e'); None for the plain one.
@@ -70,33 +75,51 @@ def encode(
     Raises:
         ValueError: if the weight has another shape than the plan, or values that are not finite.
     """
-    check_weight(weight)
-    if tuple(weight.shape) != (plan.num_embeddings, plan.embedding_dim):
+    table, options = as_rows(weight), options or EncodeOptions()
+    check_finite(table, options.share)
+    if tuple(table.shape) != (plan.num_embeddings, plan.embedding_dim):
         raise ValueError(
-            f"weight has shape {tuple(weight.shape)}, the plan is for {(plan.num_embeddings, plan.embedding_dim)}."
+            f"weight has shape {tuple(table.shape)}, the plan is for {(plan.num_embeddings, plan.embedding_dim)}."
         )
-    options = options or EncodeOptions()
+    share = options.share
     depths = torch.zeros(plan.num_embeddings, dtype=torch.long) if depths is None else depths.cpu()
-    order = storage_order(depths).to(weight.device)
+    order = storage_order(depths)
     exact, coded = order[: plan.num_exact], order[plan.num_exact :]
-    stored: dict[str, Tensor] = {"exact_rows": weight[exact].to(EXACT_DTYPES[plan.exact_dtype])}
-    if plan.max_depth:
-        stored["tier_index"] = encode_depths(depths, plan.max_depth).to(weight.device)
-    rows = weight.index_select(0, coded).float()
-    normalization = Normalization.of(rows, per_row=plan.row_scale_bits > 0)
-    targets = normalization.apply(rows)
+    ids = coded[share.places(plan.num_coded, table.device)]
+    local = share.local_plan(plan, table.device)
+    targets, common = normalized_rows(table, ids, plan.row_scale_bits > 0, share)
+    stored: dict[str, Tensor] = {}
     residual = _encode_low_rank(targets, plan, metric, stored, options)
     _encode_base(residual, plan, metric, stored, options, progress)
-    residual = _left_over(targets, plan, stored)
-    for number, tier in enumerate(plan.tiers, start=1):
+    residual = _left_over(targets, local, stored)
+    for number, tier in enumerate(local.tiers, start=1):
         residual = residual[: tier.coverage]
-        encode_tier(residual, plan, number, metric, stored, options.schedule, options.seed, options.reduce)
-    normalization.restore_scales(stored)
-    if plan.row_scale_bits:
-        scales = fit_row_scales(rows, plan, stored, metric)
-        codes, stored["row_scale_range"] = quantize_scales(scales, plan.row_scale_bits)
+        encode_tier(residual, local, number, metric, stored, options.schedule, options.seed, share)
+    restore_scales(stored, common)
+    scales = fit_row_scales(table, ids, local, stored, metric) if plan.row_scale_bits else None
+    stored = _merged(stored, plan, share)
+    stored["exact_rows"] = table.read(exact).to(EXACT_DTYPES[plan.exact_dtype])
+    if plan.max_depth:
+        stored["tier_index"] = encode_depths(depths, plan.max_depth).to(table.device)
+    if scales is not None:
+        codes, stored["row_scale_range"] = quantize_scales(share.merge(scales), plan.row_scale_bits)
         stored["row_scale"] = pack_values(codes.unsqueeze(1), plan.row_scale_bits)
     return CompressedTable(plan, {name: stored[name] for name in plan.tensor_specs()})
+
+
+def _merged(stored: dict[str, Tensor], plan: CodingPlan, share: RowShare) -> dict[str, Tensor]:
+    """The stored tensors of all processes' rows."""
+    merged = dict(stored)
+    if plan.rank:
+        merged["low_rank_left"] = share.merge(stored["low_rank_left"].t().contiguous()).t().contiguous()
+    if plan.code_bits:
+        merged["codes"] = share.merge(stored["codes"], plan.code_bits)
+    for number, tier in enumerate(plan.tiers, start=1):
+        prefix = f"tier_{number}_"
+        merged[prefix + "codes"] = share.merge(stored[prefix + "codes"], tier.code_bits)
+        if tier.row_scale_bits:
+            merged[prefix + "row_scale"] = share.merge(stored[prefix + "row_scale"], tier.row_scale_bits)
+    return merged
 
 
 def check_weight(weight: Tensor) -> None:
@@ -106,15 +129,7 @@ def check_weight(weight: Tensor) -> None:
         TypeError: if it is not floating-point.
         ValueError: if it is not two-dimensional, is empty, or holds values that are not finite.
     """
-    if not weight.is_floating_point():
-        raise TypeError(f"weight must be a floating-point tensor, got {weight.dtype}.")
-    if weight.dim() != 2 or 0 in weight.shape:
-        raise ValueError(f"weight must be a non-empty matrix (V, d), got shape {tuple(weight.shape)}.")
-    for place, block in row_blocks(weight.detach()):
-        finite = torch.isfinite(block.float()).all(dim=1)
-        if not bool(finite.all()):
-            row = place.start + int((~finite).nonzero()[0])
-            raise ValueError(f"weight holds NaN or infinite values, the first in row {row} (as float32).")
+    check_finite(as_rows(weight))
 
 
 def _encode_low_rank(
@@ -122,11 +137,19 @@ def _encode_low_rank(
 ) -> Tensor:
     if not plan.rank:
         return targets
-    left, right = low_rank(targets, plan.rank, metric, options.reduce)
-    stored["low_rank_left"], stored["low_rank_left_scale"] = quantize_rows(left.t(), plan.decoder_dtype)
+    left, right = low_rank(targets, plan.rank, metric, options.share.reduce)
+    peaks = left.abs().amax(dim=0) if left.numel() else left.new_zeros(plan.rank)
+    peaks = torch.stack(options.share.gather(peaks)).amax(dim=0)
+    stored["low_rank_left"], stored["low_rank_left_scale"] = quantize_rows(left.t(), plan.decoder_dtype, peaks)
     stored["low_rank_right"], stored["low_rank_right_scale"] = quantize_rows(right, plan.decoder_dtype)
     right = dequantize_rows(stored["low_rank_right"], stored["low_rank_right_scale"])
-    return targets - dequantize_rows(stored["low_rank_left"], stored["low_rank_left_scale"]).t() @ right
+    left = dequantize_rows(stored["low_rank_left"], stored["low_rank_left_scale"]).t().contiguous()
+    return torch.cat([block - part @ right for block, part in _paired(targets, left)])
+
+
+def _paired(targets: Tensor, left: Tensor) -> list[tuple[Tensor, Tensor]]:
+    size = block_rows(targets.device)
+    return list(zip(targets.split(size), left.split(size), strict=True))
 
 
 def _encode_base(
@@ -145,13 +168,14 @@ def _encode_base(
         start, decoder, scale = train_chain(
             residual, plan.stage_bits, options.alpha, options.seed, plan.decoder_dtype,
             on_stage=lambda number: report("autoencoder stages", number + 1, len(plan.stage_bits)),
+            share=options.share, journal=options.journal,
         )  # fmt: skip
     if start is None or options.solver == "refined":
-        refiner = Refiner(residual, metric, options.seed, options.reduce)
+        refiner = Refiner(residual, metric, options.seed, options.share)
         rounds = num_rounds(plan.stage_bits, options.schedule, start is None)
         start, decoder, scale = encode_nested(
             refiner, plan.stage_bits, plan.decoder_dtype, options.schedule, start,
-            on_round=lambda number: report("refinement rounds", number + 1, rounds),
+            on_round=lambda number: report("refinement rounds", number + 1, rounds), journal=options.journal,
         )  # fmt: skip
     stored["codes"], stored["decoder"], stored["decoder_scale"] = pack_bits(start), decoder, scale
 
@@ -159,7 +183,7 @@ def _encode_base(
 def _left_over(targets: Tensor, plan: CodingPlan, stored: dict[str, Tensor]) -> Tensor:
     """What low-rank part and base code leave of the rows that the first tier covers."""
     covered = plan.tiers[0].coverage if plan.tiers else 0
-    slots = torch.arange(covered, device=targets.device)
-    return targets[:covered] - torch.cat(
-        [decode_base(plan, stored, block) for block in slots.split(DECODE_BLOCK_ROWS)] or [targets[:0]]
-    )
+    left_over = targets[:covered].clone()
+    for slots in torch.arange(covered, device=targets.device).split(block_rows(targets.device)):
+        left_over[slots] -= decode_base(plan, stored, slots)
+    return left_over

@@ -31,8 +31,9 @@ def initialize_codes(refiner: Refiner, code_bits: int, codes: Tensor | None = No
     while codes.shape[1] < code_bits:
         residual = residual_of(targets, codes, refiner.refit(codes)) if codes.shape[1] else targets
         step = min(_BITS_PER_STEP, code_bits - codes.shape[1], targets.shape[1])
-        directions = principal_directions(gram_matrix(residual, refiner.reduce), step)  # (step, d)
-        codes = torch.cat([codes, residual @ directions.t() >= 0], dim=1)
+        directions = principal_directions(gram_matrix(residual, refiner.share.reduce), step)  # (step, d)
+        signs = torch.cat([block @ directions.t() >= 0 for _, block in row_blocks(residual)])
+        codes = torch.cat([codes, signs], dim=1)
     return codes
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .reduction import Reduce, gram_matrix, local_sum
+from .reduction import Reduce, gram_matrix, local_sum, row_blocks
 
 
 def principal_directions(gram: Tensor, count: int) -> Tensor:
@@ -48,11 +48,16 @@ def low_rank(
     gram = gram_matrix(rows, reduce)
     if metric is None:
         right = principal_directions(gram, rank)
-        return rows @ right.t(), right
+        return _product(rows, right.t()), right
     root = metric_root(metric)  # (d, d) = L
     directions = principal_directions(root.t() @ gram @ root, rank).double()  # (k, d)
     right = torch.linalg.solve_triangular(root, directions, upper=False, left=False)  # (k, d): directions L^-1
-    return rows @ (root @ directions.t()).float(), right.float().contiguous()
+    return _product(rows, (root @ directions.t()).float()), right.float().contiguous()
+
+
+def _product(rows: Tensor, matrix: Tensor) -> Tensor:
+    """Rows @ matrix, block by block."""
+    return torch.cat([block @ matrix for _, block in row_blocks(rows)])
 
 
 def metric_root(metric: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from .initialize import initialize_codes
+from .journal import NO_JOURNAL, Journal
+from .packing import pack_bits, unpack_rows
 from .refine import Refiner, RefineSchedule
 
 # Weight of all prefixes' errors together beside that of the whole code's.
@@ -41,6 +43,7 @@ def encode_nested(
     schedule: RefineSchedule,
     start: Tensor | None = None,
     on_round: Callable[[int], None] | None = None,
+    journal: Journal = NO_JOURNAL,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Codes rows in nested stages.
 
@@ -51,26 +54,42 @@ def encode_nested(
         schedule: of the refinement.
         start: (n, m) bool codes to refine; stages fitted in closed form and refined one by one when None.
         on_round: told the number of each finished round.
+        journal: remembers the codes of finished rounds, which are all that the further ones depend on.
 
     Returns:
         Codes (n, m) bool, stored decoder (m, d) and bits of its scales (m,).
     """
-    finished = iter(range(num_rounds(stage_bits, schedule, start is None)))
+    finished, codes = _begun(journal, refiner.targets, start)
 
     def report() -> None:
+        nonlocal finished
+        finished += 1
+        journal.save("refinement", finished, {"codes": pack_bits(codes), "bits": torch.tensor(codes.shape[1])})
         if on_round is not None:
-            on_round(next(finished))
+            on_round(finished - 1)
 
-    codes = start
-    if codes is None:
-        codes = torch.zeros(refiner.targets.shape[0], 0, dtype=torch.bool, device=refiner.targets.device)
-        for bits in stage_bits:
-            first_bit = codes.shape[1]
-            codes = initialize_codes(refiner, first_bit + bits, codes)
-            refiner.anneal(codes, schedule.of_one_stage, first_bit, on_round=report)
+    rounds_before = 0
+    if start is None:
+        for first_bit, bits in zip(accumulate((0, *stage_bits[:-1])), stage_bits, strict=True):
+            if codes.shape[1] == first_bit:
+                codes = initialize_codes(refiner, first_bit + bits, codes)
+            if finished < rounds_before + schedule.stage_rounds:
+                begun = max(0, finished - rounds_before)
+                refiner.anneal(codes, schedule.of_one_stage, first_bit, on_round=report, first_round=begun)
+            rounds_before += schedule.stage_rounds
     prefixes = prefix_weights(stage_bits)
-    found = refiner.anneal(codes, schedule, prefixes=prefixes, on_round=report)
+    found = refiner.anneal(codes, schedule, prefixes=prefixes, on_round=report, first_round=finished - rounds_before)
     return codes, *refiner.finish(codes, found, decoder_dtype, schedule, prefixes=prefixes)
+
+
+def _begun(journal: Journal, rows: Tensor, start: Tensor | None) -> tuple[int, Tensor]:
+    """Rounds that are finished, and the codes after them."""
+    found = journal.load("refinement")
+    if found is not None:
+        slots = torch.arange(len(rows), device=rows.device)
+        codes = unpack_rows(found.tensors["codes"].to(rows.device), slots, int(found.tensors["bits"])).bool()
+        return found.step, codes
+    return 0, torch.zeros(len(rows), 0, dtype=torch.bool, device=rows.device) if start is None else start
 
 
 def num_rounds(stage_bits: tuple[int, ...], schedule: RefineSchedule, from_nothing: bool) -> int:

@@ -11,12 +11,13 @@ ROUND_UP = 1.0 + 2.0**-8
 _LOWER_QUANTILES = (0.0, 0.001, 0.01, 0.05)
 
 
-def quantize_rows(matrix: Tensor, dtype: str) -> tuple[Tensor, Tensor]:
+def quantize_rows(matrix: Tensor, dtype: str, peak: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Stores a matrix as int8 or float16 with one bfloat16 scale per row. Beyond the paper.
 
     Args:
         matrix: (rows, columns) real values.
         dtype: "int8" or "float16".
+        peak: (rows,) largest magnitude of each row, where other processes hold further columns.
 
     Returns:
         The stored matrix, int8 or (bits of float16) int16, and the bits of the scales, (rows,) int16.
@@ -24,7 +25,7 @@ def quantize_rows(matrix: Tensor, dtype: str) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: for any other `dtype`.
     """
-    peak = matrix.float().abs().amax(dim=1)  # (rows,)
+    peak = matrix.float().abs().amax(dim=1) if peak is None else peak  # (rows,)
     limit = INT8_MAX if dtype == "int8" else 1.0
     scale_bits = bits_of_bfloat16(torch.where(peak > 0, peak / limit * ROUND_UP, 1.0))
     normalized = matrix.float() / bfloat16_of_bits(scale_bits).unsqueeze(1)

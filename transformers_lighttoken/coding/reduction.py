@@ -22,9 +22,14 @@ def local_sum(total: Tensor) -> Tensor:
     return total
 
 
+def block_rows(device: torch.device) -> int:
+    """Rows of a block on a class of devices."""
+    return CPU_BLOCK_ROWS if device.type == "cpu" else CUDA_BLOCK_ROWS
+
+
 def row_blocks(rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Blocks of rows of the fixed size of the device class, each with the place of its rows."""
-    size = CPU_BLOCK_ROWS if rows.device.type == "cpu" else CUDA_BLOCK_ROWS
+    size = block_rows(rows.device)
     for number, block in enumerate(rows.split(size)):
         yield slice(number * size, number * size + block.shape[0]), block
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from .quantize import dequantize_rows, quantize_rows
-from .reduction import Reduce, add_exactly, local_sum, row_blocks
+from .reduction import add_exactly, row_blocks
+from .share import ALL_ROWS, RowShare
 
 _GROUP_BITS = 32
 _RIDGE = 1e-6
@@ -105,8 +106,7 @@ class Refiner:
         targets: (n, d) float32 rows to code, norms of at most about 1; rows of this process.
         metric: (d, d) float32 positive semi-definite M of the error (x - y)^T M (x - y); None for the plain one.
         seed: of orders and noise.
-        reduce: sums over processes.
-        first_block: number of this process's first block among those of all processes.
+        share: which rows these are.
     """
 
     def __init__(
@@ -114,14 +114,12 @@ class Refiner:
         targets: Tensor,
         metric: Tensor | None = None,
         seed: int = 0,
-        reduce: Reduce = local_sum,
-        first_block: int = 0,
+        share: RowShare = ALL_ROWS,
     ) -> None:
         self.targets = targets
         self.metric = metric
         self.seed = seed
-        self.reduce = reduce
-        self.first_block = first_block
+        self.share = share
 
     def correlate(self, codes: Tensor, first_bit: int = 0, kept: Correlations | None = None) -> Correlations:
         """Sums over all rows of all processes.
@@ -139,7 +137,7 @@ class Refiner:
             sums[:, :bits] += changed @ signs  # integers: exact
             add_exactly(sums[:, bits:-1], changed @ rows)
             sums[:, -1] += block.shape[0]
-        sums = self.reduce(sums)
+        sums = self.share.reduce(sums)
         gram, cross, count = sums[:, :bits], sums[:, bits:-1], sums[0, -1]
         if kept is not None:
             gram = torch.cat([torch.cat([kept.gram, gram[:, :first_bit].t()], dim=1), gram])
@@ -186,7 +184,7 @@ class Refiner:
             every = (block.float() * 2 - 1).t()  # (m, n)
             gradient = pull @ rows.t() - rows_of_gram @ every  # (changing, n) = P x - G b
             signs = every[order].contiguous()  # (changing, n)
-            block_number = 1 + self.first_block + number
+            block_number = 1 + self.share.block_number(number)
             noise = self._generator(str(codes.device), round_number, first_bit, block_number)
             for _ in range(sweeps):
                 _sweep_block(signs, gradient, gram, temperature, noise)
@@ -199,6 +197,7 @@ class Refiner:
         first_bit: int = 0,
         prefixes: Mapping[int, float] | None = None,
         on_round: Callable[[], None] | None = None,
+        first_round: int = 0,
     ) -> Correlations:
         """Alternates sweeps and refits as a schedule says.
 
@@ -208,13 +207,14 @@ class Refiner:
             first_bit: bits before it stay as they are.
             prefixes: numbers of first bits whose error alone counts too, each with its weight.
             on_round: called after each round.
+            first_round: rounds that an earlier run has finished. The codes are all that the further ones depend on.
 
         Returns:
             The correlations of the final codes.
         """
         found = self.correlate(codes)
         kept = Correlations(found.gram[:first_bit, :first_bit], found.cross[:first_bit], found.count)
-        for round_number in range(schedule.rounds):
+        for round_number in range(first_round, schedule.rounds):
             objective = self._objective(found.decoder(), found, prefixes or {})
             temperature = schedule.temperature_at(round_number)
             self.sweep(codes, objective, schedule.sweeps, temperature, round_number, first_bit)

@@ -8,9 +8,10 @@ from .nested import encode_nested
 from .packing import pack_bits, pack_values
 from .plan import CodingPlan
 from .quantize import dequantize_scales, quantize_scales
-from .reduction import Reduce, row_blocks
+from .reduction import row_blocks
 from .refine import Refiner, RefineSchedule
 from .rotation import gaussian_levels, rotate, unrotate
+from .share import RowShare
 
 _DESCENT_SWEEPS = 2
 _SCALE_FITS = 3
@@ -25,24 +26,24 @@ def encode_tier(
     stored: dict[str, Tensor],
     schedule: RefineSchedule,
     seed: int,
-    reduce: Reduce,
+    share: RowShare,
 ) -> None:
     """Codes what earlier stages left of the rows that tier `number` covers; subtracts the result from `residual`.
 
     Args:
         residual: (coverage, d) float32, changed in place.
-        plan: what to store.
+        plan: what to store of the rows of this process.
         number: of the tier, from 1.
         metric: (d, d) of the error; None for the plain one.
         stored: receives the tier's tensors.
         schedule: of the refinement of learnt tiers.
         seed: of the refinement.
-        reduce: sums over processes.
+        share: which rows these are.
     """
     tier = plan.tiers[number - 1]
     prefix = f"tier_{number}_"
     if tier.kind == "learnt":
-        refiner = Refiner(residual, metric, seed + number, reduce)
+        refiner = Refiner(residual, metric, seed + number, share)
         codes, decoder, scale = encode_nested(refiner, (tier.code_bits,), plan.decoder_dtype, schedule)
         stored |= {prefix + "codes": pack_bits(codes), prefix + "decoder": decoder, prefix + "decoder_scale": scale}
         residual -= decode_tier(plan, number, stored, torch.arange(tier.coverage, device=residual.device))
@@ -54,7 +55,8 @@ def encode_tier(
     for _, rows in row_blocks(residual):
         rotated = rotate(rows, plan.rotation_seed)
         scales.append(_fit_scales(rotated, levels))
-    scale_codes, scale_range = quantize_scales(torch.cat(scales), tier.row_scale_bits)
+    scale_codes, scale_range = quantize_scales(share.merge(torch.cat(scales)), tier.row_scale_bits)
+    scale_codes = share.take(scale_codes)
     for block, rows in row_blocks(residual):
         rotated = rotate(rows, plan.rotation_seed)  # (n, d)
         scale = dequantize_scales(scale_codes[block], scale_range).unsqueeze(1)  # (n, 1)

@@ -1,6 +1,7 @@
 """How close a decoded table is to the original: relative error and row cosines."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,17 +42,41 @@ def table_fidelity(original: Tensor, approximation: Tensor) -> Fidelity:
             "original and approximation must be non-empty matrices of one shape (V, d), got "
             f"{tuple(original.shape)} and {tuple(approximation.shape)}."
         )
-    error, energy, cosines = 0.0, 0.0, []
-    start = 0
-    for _, block in row_blocks(original.detach()):
-        rows = block.double()  # (n, d)
-        decoded = approximation.detach()[start : start + len(block)].to(rows)  # (n, d)
-        start += len(block)
-        error += float((rows - decoded).square().sum())
-        energy += float(rows.square().sum())
-        cosines.append(_row_cosines(rows, decoded).cpu())
-    cosine = torch.cat(cosines)  # (V,)
+    blocks = []
+    for place, block in row_blocks(original.detach()):
+        blocks.append(block_fidelity(block, approximation.detach()[place]))
+    return fidelity_of(blocks)
+
+
+def block_fidelity(original: Tensor, approximation: Tensor) -> Tensor:
+    """What a block of rows adds to the fidelity of a table.
+
+    Args:
+        original: (n, d) floating-point.
+        approximation: (n, d) floating-point, on any device.
+
+    Returns:
+        (2 + n,) float64 on the CPU: |E - E'|^2, |E|^2, and the cosine of each row.
+    """
+    rows = original.double()  # (n, d)
+    decoded = approximation.to(rows)  # (n, d)
+    sums = torch.stack([(rows - decoded).square().sum(), rows.square().sum()])
+    return torch.cat([sums, _row_cosines(rows, decoded)]).cpu()
+
+
+def fidelity_of(blocks: Sequence[Tensor]) -> Fidelity:
+    """The fidelity of a table, from what its blocks of rows add, in their order."""
+    error, energy = 0.0, 0.0
+    for block in blocks:
+        error += float(block[0])
+        energy += float(block[1])
+    cosine = cosines_of(blocks)
     return Fidelity(_ratio(error, energy), float(cosine.mean()), _quantile(cosine, 0.01))
+
+
+def cosines_of(blocks: Sequence[Tensor]) -> Tensor:
+    """The cosines of all rows, (V,) float64, from what blocks of rows add to the fidelity."""
+    return torch.cat([block[2:] for block in blocks])
 
 
 def _row_cosines(rows: Tensor, decoded: Tensor) -> Tensor:

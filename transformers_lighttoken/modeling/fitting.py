@@ -8,8 +8,11 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..coding.encode import Progress, check_weight
+from ..coding.encode import Progress
+from ..coding.journal import NO_JOURNAL, Journal
+from ..coding.share import ALL_ROWS, RowShare
 from ..coding.table import CompressedTable
+from ..coding.table_rows import TableRows, as_rows, check_finite
 from ..compression import checked_frequencies, compress_table, plan_table
 from ..config import LightTokenConfig
 from ..progress import progress_bars
@@ -92,6 +95,9 @@ class FittingContext:
         frequencies: (V,) counts or probabilities of the tokens, or None.
         calibration: text to measure the model on, or None.
         progress: told of each step.
+        share: which rows this process codes.
+        journal: remembers what is finished of the table.
+        measure: does the measuring, on the process where it is to be done, and gives its result to all.
     """
 
     config: LightTokenConfig
@@ -100,13 +106,18 @@ class FittingContext:
     frequencies: Tensor | None = None
     calibration: str | Sequence[str] | None = None
     progress: Progress | None = None
+    share: RowShare = ALL_ROWS
+    journal: Journal = NO_JOURNAL
+    measure: Callable[[Callable[[], Measurements]], Measurements] = lambda work: work()
 
 
-def fit_table(weight: Tensor, site: TableSite, context: FittingContext) -> tuple[CompressedTable, Measurements]:
+def fit_table(
+    weight: Tensor | TableRows, site: TableSite, context: FittingContext
+) -> tuple[CompressedTable, Measurements]:
     """Measures the model and codes one table.
 
     Args:
-        weight: (V, d), on the device to compute on.
+        weight: (V, d), on the device to compute on, or read by rows.
         site: where the table belongs.
         context: what is known.
 
@@ -117,25 +128,30 @@ def fit_table(weight: Tensor, site: TableSite, context: FittingContext) -> tuple
         ValueError: if it cannot be coded as the config asks, the tokenizer is another model's, or the frequencies are
             not one per row.
     """
-    check_weight(weight)
-    config, rows = context.config, weight.shape[0]
+    table = as_rows(weight)
+    check_finite(table, context.share)
+    config, rows = context.config, table.shape[0]
     frequencies = checked_frequencies(context.frequencies, rows)
     if context.tokenizer is not None:
         check_tokenizer(context.tokenizer, rows)
     exact_ids = [] if context.tokenizer is None else exact_token_ids(context.tokenizer, rows)
-    plan_table(weight, config, exact_ids)  # refuses what cannot be met before anything is measured
-    measured = measure_table(
-        context.load_model, site, rows, config, context.tokenizer, frequencies, context.calibration
+    plan_table(table, config, exact_ids, share=context.share)  # refuses what cannot be met before measuring
+    measured = context.measure(
+        lambda: measure_table(
+            context.load_model, site, rows, config, context.tokenizer, frequencies, context.calibration
+        )
     )
-    table = compress_table(
-        weight,
+    coded = compress_table(
+        table,
         config,
         exact_ids=exact_ids,
         frequencies=measured.frequencies,
         metric=measured.metric,
         progress=context.progress,
+        share=context.share,
+        journal=context.journal,
     )
-    return table, measured
+    return coded, measured
 
 
 def tokenizer_of(model: PreTrainedModel, sites: list[TableSite]) -> Any:
