@@ -132,7 +132,7 @@ def _models(
 
 @contextmanager
 def _run_folder(folder: Path, run: dict[str, Any]) -> Iterator[Path]:
-    """The folder of a run's checkpoints, beside what it heals; another run's are cleared. Gone when all went well."""
+    """The folder of a run's checkpoints, beside what it heals; another run's are cleared. Gone when the run is done."""
     target = folder.expanduser().resolve()
     home = target.with_name(f".{target.name}.healing")
     home.mkdir(exist_ok=True)
@@ -141,17 +141,19 @@ def _run_folder(folder: Path, run: dict[str, Any]) -> Iterator[Path]:
         lock.acquire()
     except Timeout:
         raise OutputError(f"another run heals {target}: wait for it.") from None
+    note, steps = home / _RUN, home / "steps"
     try:
         described = json.dumps(run, indent=2, sort_keys=True)
-        note, steps = home / _RUN, home / "steps"
         if not note.is_file() or note.read_text(encoding="utf-8") != described:
             shutil.rmtree(steps, ignore_errors=True)
             note.write_text(described, encoding="utf-8")
         yield steps
-        lock.release()
-        shutil.rmtree(home, ignore_errors=True)
+        shutil.rmtree(steps, ignore_errors=True)
     finally:
+        goes_on = steps.is_dir() and any(steps.iterdir())
         lock.release()
+        if not goes_on:
+            shutil.rmtree(home, ignore_errors=True)
 
 
 def _write(

@@ -1,0 +1,66 @@
+"""Healing SmolLM2-135M-Instruct with a tied table: how much of the perplexity that compression costs comes back.
+
+    python -m tests.benchmarks.heal --data FOLDER [--ratio 25] [--steps 300] [--batch-size 8] [--window 128]
+
+Healed on the contexts of SQuAD's training rows, measured on the validation text of wikitext-2, both in FOLDER in the
+layout of the Hub's data sets. The share is (before - after) / (before - dense).
+"""
+
+import argparse
+import copy
+from pathlib import Path
+
+import pyarrow.parquet as parquet
+import torch
+
+from tests.benchmarks.common import print_table, timed
+from tests.benchmarks.smollm2 import load_dense
+from transformers_lighttoken import LightTokenConfig, compress_model, heal_model
+from transformers_lighttoken.evaluation.zero_shot import perplexity
+from transformers_lighttoken.modeling.heal import HealingOptions
+
+
+def contexts(folder: Path) -> list[str]:
+    """The distinct contexts of SQuAD's training rows."""
+    column = parquet.read_table(folder / "squad" / "train.parquet", columns=["context"])["context"]
+    return list(dict.fromkeys(column.to_pylist()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--ratio", type=float, default=25.0)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--window", type=int, default=128)
+    parser.add_argument("--learning-rates", type=float, nargs="*", default=[HealingOptions.learning_rate])
+    parser.add_argument("--max-tokens", type=int, default=4096)
+    args = parser.parse_args()
+    dense, tokenizer = load_dense()
+    text = (args.data / "wikitext2" / "validation.txt").read_text()
+    healing_text = contexts(args.data)
+
+    def measure(model: torch.nn.Module) -> float:
+        return perplexity(model, tokenizer, text, max_tokens=args.max_tokens).perplexity
+
+    compressed, seconds = timed(
+        lambda: compress_model(copy.deepcopy(dense), LightTokenConfig(compression_ratio=args.ratio), tokenizer)
+    )
+    reference, before = measure(dense), measure(compressed)
+    print(f"dense {reference:.3f}; compressed in {seconds:.0f} s: {before:.3f}", flush=True)
+    rows = []
+    for rate in args.learning_rates:
+        model = copy.deepcopy(compressed)
+        options = HealingOptions(args.steps, args.batch_size, args.window, rate)
+        result, seconds = timed(lambda m=model, o=options: heal_model(m, dense, tokenizer, healing_text, o))
+        after = measure(model)
+        share = (before - after) / (before - reference)
+        change = f"{result.divergence_before:.4f} -> {result.divergence_after:.4f}"
+        rows.append([rate, args.steps, before, after, reference, share, change, seconds])
+        print_table(
+            ["learning rate", "steps", "before", "after", "dense", "share closed", "divergence", "seconds"], rows
+        )
+
+
+if __name__ == "__main__":
+    main()
