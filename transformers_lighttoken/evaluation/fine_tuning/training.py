@@ -92,6 +92,7 @@ def train_and_measure(
             resumed = _last_whole_checkpoint(folder)
             outcome = trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
             facts |= {"steps": outcome.global_step, "training_loss": outcome.training_loss}
+        trainer.args.train_sampling_strategy = "random"  # else Trainer predicts in another order than the rows
         metrics, errors, counts = {}, {}, {}
         for suffix, split in splits.items():
             figures = split.figures(trainer.predict(split.features).predictions)
