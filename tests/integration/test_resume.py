@@ -107,7 +107,16 @@ def test_a_stopped_run_keeps_what_it_finished(source: Path, output: Path) -> Non
 @pytest.mark.multiprocess
 def test_two_processes_go_on_and_end_with_the_bytes_of_one(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = BertModel(BertConfig(6000, 32, 1, 2, 64, max_position_embeddings=64))
+    model = BertModel(
+        BertConfig(
+            vocab_size=6000,
+            hidden_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=64,
+        )
+    )
     model.save_pretrained(tmp_path / "dense")
     assert VOCAB < 4096 < 6000  # two blocks of rows
     source, output, config = tmp_path / "dense", tmp_path / "output", {"code_bits": 40, "metric": "plain"}
