@@ -21,6 +21,7 @@ from .coding.rows import safe_norms
 from .coding.share import ALL_ROWS, RowShare
 from .coding.table import CompressedTable
 from .coding.table_rows import TableRows, as_rows, check_finite, read_blocks
+from .coding.threads import one_thread_each
 from .coding.tier_index import encode_depths
 from .config import LightTokenConfig
 
@@ -31,6 +32,7 @@ _MAX_EXACT_SHARE = 0.05
 _ROW_SCALE_BITS = (8, 4)
 
 
+@one_thread_each
 def compress_table(
     weight: Tensor | TableRows,
     config: LightTokenConfig,
@@ -85,6 +87,7 @@ def compress_table(
     return encode(table, plan, depths, metric, options, progress)
 
 
+@one_thread_each
 def plan_table(
     weight: Tensor | TableRows,
     config: LightTokenConfig,

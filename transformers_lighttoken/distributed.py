@@ -91,6 +91,10 @@ class Processes:
             for part, length in zip(parts, sizes, strict=True)
         ]
 
+    def gather_objects(self, items: list[T]) -> list[T]:
+        """The items of all processes, in order of the processes."""
+        return items if self.count == 1 else gather_object(items)
+
     def on_main(self, work: Callable[[], T]) -> T:
         """Does some work in the main process alone and gives its result to all. It must not exchange anything.
 
@@ -129,7 +133,7 @@ class Processes:
             failure = error
         if self.count == 1:
             return
-        told: list[str | None] = gather_object([failure and f"{type(failure).__name__}: {failure}"])
+        told = self.gather_objects([failure and f"{type(failure).__name__}: {failure}"])
         if failure is not None:
             raise failure
         for number, message in enumerate(told):

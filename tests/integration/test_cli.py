@@ -208,7 +208,7 @@ def test_a_stopped_run_leaves_no_output_and_blocks_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dense", "output"]
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(run: Callable[..., Result], dense: Path, tmp_path: Path) -> None:
+def test_after_a_full_disk_the_same_command_goes_on(run: Callable[..., Result], dense: Path, tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, ((dense / "model.safetensors").stat().st_size // 2, hard))
     try:
@@ -217,4 +217,6 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(run: Callable[..., Result], 
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert result.status == 1
     assert result.err.splitlines()[-1] == "error: File too large"
-    assert [path.name for path in tmp_path.iterdir()] == ["dense"]
+    assert not (tmp_path / "output").exists()
+    assert run("compress", dense, tmp_path / "output", "--code-bits", 8).status == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dense", "output"]

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from ..version import __version__
-from . import checkpoints, demo, evaluate, heal, push
+from . import checkpoints, compress_all, demo, evaluate, heal, push
 
 app = typer.Typer(
     name="lighttoken",
@@ -19,6 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 checkpoints.add_to(app)
+compress_all.add_to(app)
 heal.add_to(app)
 demo.add_to(app)
 evaluate.add_to(app)

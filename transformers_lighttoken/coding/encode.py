@@ -20,6 +20,7 @@ from .rows import fit_row_scales, normalized_rows, restore_scales
 from .share import ALL_ROWS, RowShare
 from .table import CompressedTable
 from .table_rows import TableRows, as_rows, check_finite
+from .threads import one_thread_each
 from .tier_codes import encode_tier
 from .tier_index import encode_depths, storage_order
 
@@ -51,6 +52,7 @@ class EncodeOptions:
     journal: Journal = NO_JOURNAL
 
 
+@one_thread_each
 def encode(
     weight: Tensor | TableRows,
     plan: CodingPlan,

@@ -15,6 +15,7 @@ from torch import Tensor
 from .quantize import dequantize_rows, quantize_rows
 from .reduction import add_exactly, row_blocks
 from .share import ALL_ROWS, RowShare
+from .threads import for_each
 
 _GROUP_BITS = 32
 _RIDGE = 1e-6
@@ -179,7 +180,9 @@ class Refiner:
         order = order.to(codes.device)
         pull, rows_of_gram = objective.pull[order], objective.gram[order]
         gram = rows_of_gram[:, order].contiguous()
-        for number, (place, rows) in enumerate(row_blocks(self.targets)):
+
+        def sweep_block(numbered: tuple[int, tuple[slice, Tensor]]) -> None:
+            number, (place, rows) = numbered
             block = codes[place]
             every = (block.float() * 2 - 1).t()  # (m, n)
             gradient = pull @ rows.t() - rows_of_gram @ every  # (changing, n) = P x - G b
@@ -189,6 +192,8 @@ class Refiner:
             for _ in range(sweeps):
                 _sweep_block(signs, gradient, gram, temperature, noise)
             block[:, order] = (signs > 0).t()
+
+        for_each(enumerate(row_blocks(self.targets)), sweep_block, codes.device)
 
     def anneal(
         self,

@@ -1,0 +1,114 @@
+"""lighttoken compress-all: many checkpoints, past those that fail."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.checkpoints import SMALL, file_contents, save_dense
+from tests.command_line import run_command
+from transformers_lighttoken import LightTokenConfig
+from transformers_lighttoken.checkpoint.compress import compress_checkpoint
+from transformers_lighttoken.checkpoint.compress_all import Job, _assigned, compress_all
+from transformers_lighttoken.cli.compress_all import read_jobs
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> list[Path]:
+    folders = [tmp_path / "bert", tmp_path / "gpt2"]
+    save_dense(folders[0])
+    save_dense(folders[1], "gpt2")
+    return folders
+
+
+def test_a_failure_does_not_stop_the_others(
+    sources: list[Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    jobs = tmp_path / "jobs.txt"
+    lines = ["# comment", f"{sources[0]} '{tmp_path}/out a' 4", f"{tmp_path}/absent {tmp_path}/out-b"]
+    jobs.write_text("\n".join([*lines, "", f"{sources[1]} {tmp_path}/out-c 3"]))
+    result = run_command(capfd, "compress-all", jobs, "--metric", "plain", "--json")
+    assert result.status == 1
+    facts = result.json
+    assert (facts["done"], facts["skipped"], facts["failed"]) == (2, 0, 1)
+    assert [job["status"] for job in facts["jobs"]] == ["done", "failed", "done"]
+    assert "there is no folder" in facts["jobs"][1]["error"]
+    assert facts["jobs"][0]["ratio_float32"] >= 4
+    compress_checkpoint(sources[0], tmp_path / "alone", LightTokenConfig(4, metric="plain"))
+    assert file_contents(tmp_path / "out a") == file_contents(tmp_path / "alone")
+    assert not (tmp_path / "out-b").exists()
+    again = run_command(capfd, "compress-all", jobs, "--metric", "plain")
+    assert again.status == 1
+    assert "0 done, 2 skipped, 1 failed" in again.out
+    other = run_command(capfd, "compress-all", jobs, "--metric", "plain", "--seed", 1, "--json")
+    assert [job["status"] for job in other.json["jobs"]] == ["failed"] * 3
+    assert "is not empty" in other.json["jobs"][0]["error"]
+
+
+def test_all_done_is_status_0(sources: list[Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    jobs = tmp_path / "jobs.csv"
+    jobs.write_text(f"source,output,ratio\n{sources[0]},{tmp_path}/out,4\n")
+    result = run_command(capfd, "compress-all", jobs, "--metric", "plain")
+    assert result.status == 0
+    assert "1 done, 0 skipped, 0 failed" in result.out
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("jobs.txt", "a b 3 c", "line 1 .* has 4 fields: give SOURCE OUTPUT"),
+        ("jobs.txt", "# nothing", "names no checkpoint"),
+        ("jobs.txt", "'a b", "line 1 .* cannot be read"),
+        ("jobs.csv", "source,ratio\na,3\n", "entry 1 .* has no output"),
+        ("jobs.csv", "source,output,speed\na,b,3\n", r"unknown columns \['speed'\]"),
+        ("jobs.json", "{}", "no JSON list"),
+    ],
+)
+def test_what_is_no_list_is_refused(tmp_path: Path, name: str, content: str, told: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=told):
+        read_jobs(tmp_path / name)
+
+
+def test_tables_and_lines_say_the_same(tmp_path: Path) -> None:
+    expected = [{"source": "a b", "output": "c", "ratio": "3"}, {"source": "d", "output": "e"}]
+    (tmp_path / "jobs.txt").write_text("'a b' c 3\nd e\n")
+    (tmp_path / "jobs.csv").write_text("source,output,ratio\na b,c,3\nd,e,\n")
+    (tmp_path / "jobs.tsv").write_text("output\tsource\tratio\nc\ta b\t3\ne\td\t\n")
+    (tmp_path / "jobs.json").write_text(json.dumps(expected))
+    for name in ("jobs.txt", "jobs.csv", "jobs.tsv", "jobs.json"):
+        assert read_jobs(tmp_path / name) == expected
+
+
+def test_two_jobs_with_one_output_are_refused() -> None:
+    with pytest.raises(ValueError, match="the same output 'x/../out'"):
+        compress_all([Job("a", "out", SMALL), Job("b", "x/../out", SMALL)])
+
+
+def test_the_largest_come_first_and_loads_are_even() -> None:
+    assert _assigned([5, 90, 40, 45, 1], 2) == [[1, 4], [3, 2, 0]]
+    assert _assigned([0, 0, 0], 2) == [[0, 2], [1]]
+
+
+@pytest.mark.multiprocess
+def test_processes_share_the_jobs(sources: list[Path], tmp_path: Path) -> None:
+    jobs = tmp_path / "jobs.txt"
+    lines = [f"{source} {tmp_path}/out-{source.name} 4" for source in sources]
+    jobs.write_text("\n".join([*lines, f"{tmp_path}/absent {tmp_path}/out-b"]))
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = ["-m", "transformers_lighttoken", "compress-all", str(jobs), "--metric", "plain", "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *launcher, *command], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 1
+    facts = json.loads(done.stdout)
+    assert [job["status"] for job in facts["jobs"]] == ["done", "done", "failed"]
+    for source in sources:
+        compress_checkpoint(source, tmp_path / "alone" / source.name, LightTokenConfig(4, metric="plain"))
+        assert file_contents(tmp_path / f"out-{source.name}") == file_contents(tmp_path / "alone" / source.name)

@@ -1,0 +1,129 @@
+"""A killed run goes on from its last finished stage, with the same bytes in the end."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel
+
+from tests.checkpoints import add_tokenizer, file_contents
+from tests.tiny_models import VOCAB
+from transformers_lighttoken import LightTokenConfig
+from transformers_lighttoken.checkpoint.compress import compress_checkpoint
+from transformers_lighttoken.checkpoint.output import OutputError
+
+ROOT = Path(__file__).parents[2]
+ROUNDS = "refinement rounds"
+
+
+@pytest.fixture
+def source(dense: Path) -> Path:
+    add_tokenizer(dense)
+    return dense
+
+
+def go(source: Path, output: Path, config: dict[str, object], *moments: str, processes: int = 1) -> int:
+    (source / "lighttoken.json").write_text(json.dumps(config))
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] * (processes > 1)
+    command = [sys.executable, *launcher, "-m", "tests.integration.killed_runs", str(source), str(output), *moments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=400)
+    assert processes > 1 or done.returncode == 0, done.stderr[-4000:]
+    return done.returncode
+
+
+def steps_of(output: Path) -> list[list[object]]:
+    return json.loads(output.with_name(output.name + "-steps.json").read_text())
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if not path.name.endswith("-steps.json"))
+
+
+@pytest.mark.parametrize(
+    ("config", "moments", "first"),
+    [
+        ({"code_bits": 100}, [f"{ROUNDS}:2", f"{ROUNDS}:3", f"{ROUNDS}:8"], [ROUNDS, 9]),
+        ({"code_bits": 100}, ["writing (MiB):1"], ["writing (MiB)", 1]),
+        (
+            {"code_bits": 12, "num_stages": 3, "solver": "paper", "tiers": "equal"},
+            ["autoencoder stages:1", "autoencoder stages:2"],
+            ["autoencoder stages", 3],
+        ),
+    ],
+)
+def test_killed_runs_go_on_and_end_with_the_same_bytes(
+    source: Path, output: Path, config: dict[str, object], moments: list[str], first: list[object]
+) -> None:
+    go(source, output, config, *moments, "end")
+    assert steps_of(output)[0] == first
+    compress_checkpoint(source, output.with_name("whole"), LightTokenConfig(**config))  # pyright: ignore
+    assert file_contents(output) == file_contents(output.with_name("whole"))
+    assert names(output.parent) == ["dense", "output", "whole"]
+
+
+def test_other_settings_are_refused_unless_started_afresh(source: Path, output: Path) -> None:
+    go(source, output, {"code_bits": 8}, f"{ROUNDS}:2")
+    with pytest.raises(OutputError, match=r"stopped run with other settings \(seed was 0, is 1\).*--restart"):
+        compress_checkpoint(source, output, LightTokenConfig(code_bits=8, seed=1))
+    assert names(output.parent) == [".output.partial", "dense"]
+    compress_checkpoint(source, output, LightTokenConfig(code_bits=8, seed=1), restart=True)
+    compress_checkpoint(source, output.with_name("whole"), LightTokenConfig(code_bits=8, seed=1))
+    assert file_contents(output) == file_contents(output.with_name("whole"))
+    assert names(output.parent) == ["dense", "output", "whole"]
+
+
+def test_a_damaged_state_file_is_not_used(source: Path, output: Path) -> None:
+    go(source, output, {"code_bits": 8}, f"{ROUNDS}:3")
+    damaged = sorted((output.parent / ".output.partial" / "state").glob("*refinement*"))
+    assert len(damaged) == 2
+    for path in damaged:
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+    steps: list[tuple[str, int, int]] = []
+    compress_checkpoint(source, output, LightTokenConfig(code_bits=8), progress=lambda *step: steps.append(step))
+    assert steps[0][:2] == (ROUNDS, 1)
+    compress_checkpoint(source, output.with_name("whole"), LightTokenConfig(code_bits=8))
+    assert file_contents(output) == file_contents(output.with_name("whole"))
+
+
+def test_a_stopped_run_keeps_what_it_finished(source: Path, output: Path) -> None:
+    def stop(what: str, done: int, total: int) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compress_checkpoint(source, output, LightTokenConfig(code_bits=8), progress=stop)
+    assert names(output.parent) == [".output.partial", "dense"]
+    assert names(output.parent / ".output.partial") == ["lock", "state"]
+    steps: list[tuple[str, int, int]] = []
+    compress_checkpoint(source, output, LightTokenConfig(code_bits=8), progress=lambda *step: steps.append(step))
+    assert steps[0][:2] == (ROUNDS, 5)
+
+
+@pytest.mark.multiprocess
+def test_two_processes_go_on_and_end_with_the_bytes_of_one(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = BertModel(
+        BertConfig(
+            vocab_size=6000,
+            hidden_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=64,
+        )
+    )
+    model.save_pretrained(tmp_path / "dense")
+    assert VOCAB < 4096 < 6000  # two blocks of rows
+    source, output, config = tmp_path / "dense", tmp_path / "output", {"code_bits": 40, "metric": "plain"}
+    assert go(source, output, config, f"{ROUNDS}:4", processes=2) != 0
+    assert names(tmp_path) == [".output.partial", "dense"]
+    assert go(source, output, config, "end", processes=2) == 0
+    assert steps_of(output)[0] == [ROUNDS, 5]
+    compress_checkpoint(source, tmp_path / "whole", LightTokenConfig(**config))  # pyright: ignore
+    assert file_contents(output) == file_contents(tmp_path / "whole")
+    assert names(tmp_path) == ["dense", "output", "whole"]

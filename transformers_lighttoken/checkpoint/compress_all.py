@@ -1,0 +1,148 @@
+"""Many independent checkpoints, spread over processes: each is compressed by one of them."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config import LightTokenConfig
+from ..distributed import Processes
+from .compress import compress_checkpoint
+from .compressed import read_compressed
+from .files import list_files
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checkpoint to compress.
+
+    Attributes:
+        source: a folder, or a repository on the Hub.
+        output: the folder to make.
+        config: how to compress.
+        revision: of the repository.
+        subfolder: of the source, where the model lies.
+    """
+
+    source: str
+    output: str
+    config: LightTokenConfig
+    revision: str | None = None
+    subfolder: str = ""
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What became of a job.
+
+    Attributes:
+        source: a folder, or a repository on the Hub.
+        output: the folder that was to be made.
+        status: "done", "skipped" (the output was there already, made with the same settings), or "failed".
+        error: why it failed, in one line; empty otherwise.
+        stored_bytes: of the compressed tables; 0 if it failed.
+        ratio_float32: how many times smaller the tables are; 0 if it failed.
+        seconds: wall time.
+    """
+
+    source: str
+    output: str
+    status: str
+    error: str = ""
+    stored_bytes: int = 0
+    ratio_float32: float = 0.0
+    seconds: float = 0.0
+
+
+def compress_all(
+    jobs: Sequence[Job],
+    processes: Processes | None = None,
+    *,
+    device: str = "auto",
+    restart: bool = False,
+    told: Callable[[JobResult], None] | None = None,
+) -> list[JobResult]:
+    """Compresses checkpoints one after the other in each process; goes on past those that fail.
+
+    Args:
+        jobs: the checkpoints, with different outputs.
+        processes: that share the jobs; each makes this call. None for a single one.
+        device: "auto", "cpu" or "cuda".
+        restart: forget what stopped runs have finished.
+        told: of each result, in the process that did the job.
+
+    Returns:
+        The results in order of the jobs, on every process.
+
+    Raises:
+        ValueError: if two jobs have the same output.
+    """
+    processes = processes or Processes()
+    _check_outputs(jobs)
+    sizes = processes.on_main(lambda: [_size(job) for job in jobs])
+    results = []
+    for number in _assigned(sizes, processes.count)[processes.index]:
+        result = _do(jobs[number], device, restart)
+        results.append((number, result))
+        if told is not None:
+            told(result)
+    gathered = processes.gather_objects(results)
+    return [result for _, result in sorted(gathered, key=lambda numbered: numbered[0])]
+
+
+def _do(job: Job, device: str, restart: bool) -> JobResult:
+    start = time.perf_counter()
+    try:
+        if _is_done(job):
+            return JobResult(job.source, job.output, "skipped")
+        report = compress_checkpoint(
+            job.source,
+            job.output,
+            job.config,
+            revision=job.revision,
+            subfolder=job.subfolder,
+            device=device,
+            progress=lambda *_: None,
+            restart=restart,
+        )
+    except Exception as error:  # noqa: BLE001 - told in the summary; the other checkpoints go on
+        message = " ".join(str(error).split()) or type(error).__name__
+        return JobResult(job.source, job.output, "failed", message, seconds=time.perf_counter() - start)
+    facts = report.to_dict()
+    seconds = time.perf_counter() - start
+    return JobResult(job.source, job.output, "done", "", report.stored_bytes, facts["ratio_float32"], seconds)
+
+
+def _is_done(job: Job) -> bool:
+    """Whether an earlier run has made the output with the same settings."""
+    try:
+        made = read_compressed(job.output).config.to_dict()
+    except (ValueError, OSError, RuntimeError):
+        return False
+    return all(made.get(name) == value for name, value in job.config.to_dict().items())
+
+
+def _size(job: Job) -> int:
+    """Bytes of the source, 0 if it is not on this machine."""
+    folder = Path(job.source).expanduser()
+    return sum((folder / name).stat().st_size for name in list_files(folder)) if folder.is_dir() else 0
+
+
+def _assigned(sizes: Sequence[int], count: int) -> list[list[int]]:
+    """Numbers of the jobs of each process: the largest first, each to the process that has least to do."""
+    jobs: list[list[int]] = [[] for _ in range(count)]
+    loads = [0] * count
+    for number in sorted(range(len(sizes)), key=lambda number: -sizes[number]):
+        least = loads.index(min(loads))
+        jobs[least].append(number)
+        loads[least] += max(sizes[number], 1)
+    return jobs
+
+
+def _check_outputs(jobs: Sequence[Job]) -> None:
+    seen: set[Path] = set()
+    for job in jobs:
+        output = Path(job.output).expanduser().resolve()
+        if output in seen:
+            raise ValueError(f"two checkpoints have the same output {job.output!r}: give each a folder of its own.")
+        seen.add(output)

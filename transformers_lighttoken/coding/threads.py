@@ -1,0 +1,55 @@
+"""Results that do not depend on the number of CPU threads, and yet use all of them.
+
+A product of matrices, or a factorisation, may round differently on another number of threads. So while a table is
+coded each of them runs on one thread, and the threads work on different blocks of rows at the same time.
+"""
+
+import functools
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from typing import ParamSpec, TypeVar
+
+import torch
+
+P = ParamSpec("P")
+T = TypeVar("T")
+B = TypeVar("B")
+_workers: ContextVar[int] = ContextVar("workers", default=1)
+
+
+def one_thread_each(function: Callable[P, T]) -> Callable[P, T]:
+    """Runs a function on one thread; `for_each` uses as many as PyTorch was set to (`torch.set_num_threads`)."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        threads = torch.get_num_threads()
+        if threads == 1:
+            return function(*args, **kwargs)
+        token = _workers.set(threads)
+        torch.set_num_threads(1)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            torch.set_num_threads(threads)
+            _workers.reset(token)
+
+    return run
+
+
+def for_each(blocks: Iterable[B], work: Callable[[B], None], device: torch.device) -> None:
+    """Works on blocks that do not depend on each other, several at a time on a CPU of several threads.
+
+    Args:
+        blocks: of rows.
+        work: on one block; what it writes no other block may read or write.
+        device: of the rows; on another than a CPU one block follows the other.
+    """
+    workers = _workers.get()
+    if workers == 1 or device.type != "cpu":
+        for block in blocks:
+            work(block)
+        return
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for _ in pool.map(work, blocks):
+            pass
