@@ -1,5 +1,6 @@
 """`lighttoken evaluate`: its JSON, its exit status, its errors."""
 
+import importlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -80,9 +81,7 @@ def test_wrong_use_and_failures(
 def test_without_the_hub_the_remedy_is_named(
     run: Callable[..., Result], dense: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(importlib.import_module("datasets.config"), "HF_HUB_OFFLINE", True)
     result = run("evaluate", dense, "--task", "wnli")
     assert result.status == 1
     assert "nyu-mll/glue (wnli, train) cannot be loaded from the Hub" in result.err
