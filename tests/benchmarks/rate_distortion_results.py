@@ -26,7 +26,7 @@ class Point:
         cosine_mean: mean row cosine.
         cosine_p01: its first percentile.
         task: score of the model with this table over the dense model's; None if it was not measured.
-        seconds: wall time of fitting and decoding.
+        seconds: processor time of fitting and decoding, of all threads.
         parameters: sizes that the method chose.
         left_out: why there are no figures; None if there are.
     """
