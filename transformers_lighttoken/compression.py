@@ -43,6 +43,7 @@ def compress_table(
     progress: Progress | None = None,
     share: RowShare = ALL_ROWS,
     journal: Journal = NO_JOURNAL,
+    nested_in: CompressedTable | None = None,
 ) -> CompressedTable:
     """Compresses any table of rows: a model's token embeddings, GloVe, or any matrix.
 
@@ -58,6 +59,7 @@ def compress_table(
         share: which rows this process codes where several work together (see `distributed`); each gets the whole
             result.
         journal: remembers what is finished, so that a stopped run goes on from there.
+        nested_in: a larger code of the same table, where the result is to keep the first bits of its base code.
 
     Returns:
         The compressed table, on the weight's device.
@@ -82,6 +84,7 @@ def compress_table(
         seed=config.seed,
         share=share,
         journal=journal,
+        nested_in=nested_in,
     )
     metric = None if metric is None else metric.to(table.device)
     return encode(table, plan, depths, metric, options, progress)

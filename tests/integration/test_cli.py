@@ -220,3 +220,16 @@ def test_after_a_full_disk_the_same_command_goes_on(run: Callable[..., Result], 
     assert not (tmp_path / "output").exists()
     assert run("compress", dense, tmp_path / "output", "--code-bits", 8).status == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dense", "output"]
+
+
+def test_recut_writes_a_smaller_checkpoint(run: Callable[..., Result], dense: Path, tmp_path: Path) -> None:
+    run("compress", dense, tmp_path / "large", "--code-bits", 8)
+    done = run("recut", tmp_path / "large", tmp_path / "small", "--ratio", 45, "--json")
+    assert done.status == 0
+    assert done.json["ratio_float32"] >= 45
+    assert done.json["output"] == str(tmp_path / "small")
+    assert done.json["stored_bytes"] == sum(done.json["parts"].values())
+    refused = run("recut", tmp_path / "large", tmp_path / "other", "--ratio", 3)
+    assert refused.status == 1
+    assert refused.err.startswith("error: ratio must be greater than")
+    assert len(refused.err.splitlines()) == 1

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from ..version import __version__
-from . import checkpoints, compress_all, demo, evaluate, heal, push
+from . import checkpoints, compress_all, demo, evaluate, heal, push, recut
 
 app = typer.Typer(
     name="lighttoken",
@@ -23,6 +23,7 @@ compress_all.add_to(app)
 heal.add_to(app)
 demo.add_to(app)
 evaluate.add_to(app)
+recut.add_to(app)
 push.add_to(app)
 
 

