@@ -7,6 +7,7 @@ from typing import Any, Literal
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from .coding.plan import CodingPlan
+from .modeling.errors import LightTokenCheckpointError
 from .version import __version__
 
 QUANT_METHOD = "lighttoken"
@@ -57,7 +58,7 @@ class LightTokenConfig(QuantizationConfigMixin):
         format_version: of the stored format; written by this package.
         plugin_version: of the package that wrote a checkpoint; written by this package.
         tables: coding plan of each compressed table by module name; written by this package.
-        digest: of the stored bytes of the compressed tensors; written by this package.
+        digest: of the stored bytes of the compressed tensors and of `tables`; written by this package.
         provenance: how the tables were made (metric, frequencies, report); written by this package.
         **kwargs: must be empty; a misspelt name is refused.
 
@@ -162,6 +163,20 @@ class LightTokenConfig(QuantizationConfigMixin):
             raise ValueError(f"trainable must be a list of any of {list(TRAINABLE_PARTS)}, got {parts!r}.")
         if self.tables is not None and not isinstance(self.tables, Mapping):
             raise ValueError(f"tables must map module names to coding plans, got {self.tables!r}.")
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """Reads what `to_dict` wrote, as config.json has it.
+
+        Raises:
+            LightTokenCheckpointError: if it is of a compressed checkpoint and lacks what such a one always has.
+        """
+        if config_dict.get("tables") is not None and config_dict.get("format_version") is None:
+            raise LightTokenCheckpointError(
+                "the quantization_config of config.json has `tables`, but no format_version to read them by: download "
+                "config.json again."
+            )
+        return super().from_dict(config_dict, return_unused_kwargs, **kwargs)
 
     def update(self, **kwargs: Any) -> dict[str, Any]:
         """Sets known attributes and validates; returns the unknown ones, as transformers expects."""

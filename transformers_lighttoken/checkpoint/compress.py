@@ -19,6 +19,7 @@ from ..coding.encode import Progress
 from ..coding.table import CompressedTable, digest_of
 from ..config import FORMAT_VERSION, LightTokenConfig
 from ..distributed import Processes
+from ..modeling.checkpoint import checkpoint_digest
 from ..modeling.embedding import SENTINEL
 from ..modeling.fitting import FittingContext, tokenizer_of
 from ..progress import progress_bars
@@ -193,7 +194,7 @@ def _record(
     stored = {f"{name}.{key}": tensor for name, (table, _) in results.items() for key, tensor in table.tensors.items()}
     recorded = copy.deepcopy(config)
     recorded.tables = {name: table.plan.to_dict() for name, (table, _) in results.items()}
-    recorded.digest = digest_of(stored)
+    recorded.digest = checkpoint_digest(stored, recorded.tables)
     recorded.format_version, recorded.plugin_version = FORMAT_VERSION, __version__
     recorded.provenance = {**origin, "tables": {name: facts for name, (_, facts) in results.items()}}
     return recorded
