@@ -59,6 +59,7 @@ class LightTokenConfig(QuantizationConfigMixin):
         plugin_version: of the package that wrote a checkpoint; written by this package.
         tables: coding plan of each compressed table by module name; written by this package.
         digest: of the stored bytes of the compressed tensors and of `tables`; written by this package.
+        shared_heads: output heads that use a compressed table as theirs, by the table's name; written by this package.
         provenance: how the tables were made (metric, frequencies, report); written by this package.
         **kwargs: must be empty; a misspelt name is refused.
 
@@ -88,6 +89,7 @@ class LightTokenConfig(QuantizationConfigMixin):
         tables: dict[str, dict[str, Any]] | None = None,
         digest: str | None = None,
         provenance: dict[str, Any] | None = None,
+        shared_heads: dict[str, list[str]] | None = None,
         **kwargs: Any,
     ) -> None:
         _refuse_newer_format(format_version, plugin_version)
@@ -113,6 +115,7 @@ class LightTokenConfig(QuantizationConfigMixin):
         self.tables = tables
         self.digest = digest
         self.provenance = provenance
+        self.shared_heads = shared_heads
         self.validate()
 
     @property
@@ -163,6 +166,9 @@ class LightTokenConfig(QuantizationConfigMixin):
             raise ValueError(f"trainable must be a list of any of {list(TRAINABLE_PARTS)}, got {parts!r}.")
         if self.tables is not None and not isinstance(self.tables, Mapping):
             raise ValueError(f"tables must map module names to coding plans, got {self.tables!r}.")
+        heads = self.shared_heads
+        if heads is not None and not (isinstance(heads, dict) and all(isinstance(it, list) for it in heads.values())):
+            raise ValueError(f"shared_heads must map names of tables to lists of module names, got {heads!r}.")
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
@@ -187,7 +193,8 @@ class LightTokenConfig(QuantizationConfigMixin):
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; fields that only a compressed checkpoint has are left out where they are empty."""
         fields = super().to_dict()
-        optional = ("tables", "digest", "provenance", "modules_to_not_convert", "decoder_dtype", "trainable")
+        written = ("tables", "digest", "provenance", "shared_heads")
+        optional = (*written, "modules_to_not_convert", "decoder_dtype", "trainable")
         return {name: value for name, value in fields.items() if value is not None or name not in optional}
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -16,7 +17,10 @@ from ..coding.table import check_tensors, digest_of
 from ..config import LightTokenConfig
 from .errors import LightTokenCheckpointError
 
+logger = logging.getLogger(__name__)
+
 LATENTS = "latents"
+SENTINEL = "weight"
 _ALWAYS_STORED = "exact_rows"
 TENSORS_ONLY = "sha256:"
 
@@ -25,7 +29,7 @@ class CheckpointFiles:
     """The safetensors files of a checkpoint, by the tensors that they hold.
 
     Args:
-        paths: of the files; others than safetensors are left to transformers.
+        paths: of the files.
 
     Raises:
         LightTokenCheckpointError: if a file is truncated or no safetensors file, naming it.
@@ -35,7 +39,11 @@ class CheckpointFiles:
         self.file_of: dict[str, str] = {}
         for path in paths:
             if not str(path).endswith(".safetensors"):
-                continue
+                raise LightTokenCheckpointError(
+                    f"{path} is no safetensors file: the tables of a compressed checkpoint are read and checked in "
+                    "safetensors alone. Load the tensors with torch.load(path, weights_only=True), write them with "
+                    "safetensors.torch.save_file(tensors, 'model.safetensors', {'format': 'pt'}), and remove the file."
+                )
             try:
                 with safe_open(path, framework="pt") as file:
                     self.file_of.update(dict.fromkeys(file.keys(), str(path)))
@@ -87,6 +95,8 @@ class CheckpointFiles:
         stored: dict[str, Tensor] = {}
         for table, plan in plans.items():
             stored |= self._read(table, plan)
+            self._check_sentinel(table)
+            self._check_heads(table, (config.shared_heads or {}).get(table, []))
         old = expected.startswith(TENSORS_ONLY)
         found = digest_of(stored) if old else checkpoint_digest(stored, config.tables or {})
         if found != expected:
@@ -112,6 +122,31 @@ class CheckpointFiles:
             except ValueError as error:
                 raise LightTokenCheckpointError(f"{self._shown()}, table {table!r}: {error}") from error
         return {f"{table}.{name}": tensor for name, tensor in tensors.items()}
+
+    def _check_sentinel(self, table: str) -> None:
+        key = f"{self.prefix_of(table)}.{SENTINEL}"
+        path = self.file_of.get(key)
+        if path is None:
+            logger.warning(
+                "%s lacks the empty tensor %r, without which transformers alone loads the model with random embeddings "
+                "instead of refusing it. Load it and save it again to put it there.", self._shown(), key,
+            )  # fmt: skip
+            return
+        with safe_open(path, framework="pt") as file:
+            shape = tuple(file.get_slice(key).get_shape())
+        if shape != (0,):
+            raise LightTokenCheckpointError(
+                f"{Path(path).name} holds {key!r} of shape {shape} beside the compressed table {table!r}, where an "
+                "empty tensor of shape (0,) belongs: the file was merged with a dense one. Download it again."
+            )
+
+    def _check_heads(self, table: str, heads: Sequence[str]) -> None:
+        for head in heads:
+            if self.holds(f"{head}.weight"):
+                raise LightTokenCheckpointError(
+                    f"{self._shown()} holds '{head}.weight', but config.json says that {head!r} shares the compressed "
+                    f"table {table!r}: the file was merged with a dense one. Download it again, or drop the tensor."
+                )
 
     def _shown(self) -> str:
         return ", ".join(sorted({Path(path).name for path in self.file_of.values()})) or "the checkpoint"

@@ -21,15 +21,15 @@ from ..coding.plan import CodingPlan
 from ..coding.table import CompressedTable
 from ..config import FORMAT_VERSION, QUANT_METHOD, LightTokenConfig
 from ..version import __version__
-from .checkpoint import LATENTS, CheckpointFiles, checkpoint_digest, matching_name, sentinel_pattern
-from .embedding import SENTINEL, LightTokenEmbedding, stored_tensors
+from .checkpoint import LATENTS, SENTINEL, CheckpointFiles, checkpoint_digest, matching_name, sentinel_pattern
+from .embedding import LightTokenEmbedding, stored_tensors
 from .errors import LightTokenCheckpointError
 from .fitting import fit_tables, sites_to_compress, tokenizer_of
 from .kind import EmbeddingKind
 from .latents import rounded_tensors
 from .methods import add_methods, remove_methods
 from .sites import TableSite, embedding_at, find_sites, owners
-from .surgery import restore_dense, swap_embedding, swap_in
+from .surgery import heads_in_use, restore_dense, swap_embedding, swap_in
 
 
 class LightTokenQuantizer(HfQuantizer):
@@ -165,6 +165,7 @@ class LightTokenQuantizer(HfQuantizer):
         config = self.quantization_config
         config.tables = {name: plan.to_dict() for name, plan in plans.items()}
         config.digest = None if stored is None else checkpoint_digest(stored, config.tables)
+        config.shared_heads = heads_in_use(model)
         config.format_version, config.plugin_version = FORMAT_VERSION, __version__
         model.config.quantization_config = config
 

@@ -83,6 +83,18 @@ def restore_dense(model: PreTrainedModel, dtype: torch.dtype | None = None) -> N
     _restore_ties(model)
 
 
+def heads_in_use(model: nn.Module) -> dict[str, list[str]]:
+    """The output heads that share each compressed table, by the name of the table's owner."""
+    heads: dict[str, list[str]] = {name: [] for name in owners(model)}
+    names = {id(owner): name for name, owner in owners(model).items()}
+    for name, module in model.named_modules():
+        lazy = vars(module).get("weight")
+        shared = module if isinstance(module, LightTokenHead) else lazy if isinstance(lazy, LazyWeight) else None
+        if shared is not None and id(shared.owner) in names:
+            heads[names[id(shared.owner)]].append(name)
+    return heads
+
+
 def sharing_modules(model: nn.Module) -> dict[str, nn.Module]:
     """The modules that own a table or view one, by name."""
     return {n: m for n, m in model.named_modules() if isinstance(m, (LightTokenEmbedding, LightTokenView))}
