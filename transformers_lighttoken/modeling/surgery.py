@@ -131,11 +131,13 @@ def _restore_ties(model: PreTrainedModel) -> None:
         if hasattr(part, _DROPPED_TIES):
             part._tied_weights_keys = {**part._tied_weights_keys, **getattr(part, _DROPPED_TIES)}
             delattr(part, _DROPPED_TIES)
-    for part in parts:
-        declared = declared_ties(part)
+    for part, declared in [(part, declared_ties(part)) for part in parts]:
         part.all_tied_weights_keys = {
             t: s for t, s in declared.items() if part.get_parameter_or_buffer(t) is part.get_parameter_or_buffer(s)
         }
+        # Where the model has further ties (T5's embeddings, BERT's biases), those would come apart with this one.
+        if declared and not part.all_tied_weights_keys:
+            part.config.tie_word_embeddings = False
 
 
 def _replace(model: nn.Module, name: str, new: nn.Module) -> None:
