@@ -192,7 +192,7 @@ class CodingPlan:
             raise ValueError(f"index_bytes must be at most {most_index} for these rows, got {self.index_bytes}.")
 
 
-def _exact_fields(what: str, fields: Any, cls: type) -> dict[str, Any]:
+def _exact_fields(what: str, fields: Any, cls: Any) -> dict[str, Any]:
     known = set(cls.__dataclass_fields__)
     if not isinstance(fields, Mapping):
         raise ValueError(f"{what} must map the fields {sorted(known)} to their values, got {fields!r}.")
