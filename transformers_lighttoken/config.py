@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from .coding.plan import CodingPlan
+from .coding.plan import MAX_SEED, CodingPlan
+from .modeling.errors import LightTokenCheckpointError
 from .version import __version__
 
 QUANT_METHOD = "lighttoken"
@@ -41,7 +42,7 @@ class LightTokenConfig(QuantizationConfigMixin):
         num_stages: stages of the residual binary autoencoder; None makes stages of about 64 bits. Refinement treats the
             bits of all stages as one code.
         alpha: weight of the angle in the loss L_alpha, at least 1; 1 is the squared Euclidean distance.
-        seed: of everything random.
+        seed: of everything random; at most 2**63 - 1.
         solver: "refined" finishes with closed-form decoders and discrete code refinement (beyond the paper); "paper" is
             the residual binary autoencoder alone, after Wang et al. 2023.
         warm_start: what "refined" starts from: stages fitted in closed form, or the trained "autoencoder".
@@ -57,7 +58,8 @@ class LightTokenConfig(QuantizationConfigMixin):
         format_version: of the stored format; written by this package.
         plugin_version: of the package that wrote a checkpoint; written by this package.
         tables: coding plan of each compressed table by module name; written by this package.
-        digest: of the stored bytes of the compressed tensors; written by this package.
+        digest: of the stored bytes of the compressed tensors and of `tables`; written by this package.
+        shared_heads: output heads that use a compressed table as theirs, by the table's name; written by this package.
         provenance: how the tables were made (metric, frequencies, report); written by this package.
         **kwargs: must be empty; a misspelt name is refused.
 
@@ -87,6 +89,7 @@ class LightTokenConfig(QuantizationConfigMixin):
         tables: dict[str, dict[str, Any]] | None = None,
         digest: str | None = None,
         provenance: dict[str, Any] | None = None,
+        shared_heads: dict[str, list[str]] | None = None,
         **kwargs: Any,
     ) -> None:
         _refuse_newer_format(format_version, plugin_version)
@@ -112,6 +115,7 @@ class LightTokenConfig(QuantizationConfigMixin):
         self.tables = tables
         self.digest = digest
         self.provenance = provenance
+        self.shared_heads = shared_heads
         self.validate()
 
     @property
@@ -150,7 +154,7 @@ class LightTokenConfig(QuantizationConfigMixin):
             value = getattr(self, name)
             if value is not None:
                 _check_integer(name, value, least)
-        _check_integer("seed", self.seed, 0)
+        _check_integer("seed", self.seed, 0, most=MAX_SEED)
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {list(allowed)}, got {getattr(self, name)!r}.")
@@ -160,8 +164,30 @@ class LightTokenConfig(QuantizationConfigMixin):
         parts = self.trainable
         if parts is not None and not (isinstance(parts, list) and all(part in TRAINABLE_PARTS for part in parts)):
             raise ValueError(f"trainable must be a list of any of {list(TRAINABLE_PARTS)}, got {parts!r}.")
-        if self.tables is not None and not isinstance(self.tables, Mapping):
-            raise ValueError(f"tables must map module names to coding plans, got {self.tables!r}.")
+        if self.tables is not None and not (isinstance(self.tables, Mapping) and self.tables):
+            raise ValueError(f"tables must map one or more module names to coding plans, got {self.tables!r}.")
+        heads = self.shared_heads
+        if heads is not None and not (isinstance(heads, dict) and all(isinstance(it, list) for it in heads.values())):
+            raise ValueError(f"shared_heads must map names of tables to lists of module names, got {heads!r}.")
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """Reads what `to_dict` wrote, as config.json has it.
+
+        Raises:
+            LightTokenCheckpointError: if it is of a compressed checkpoint and lacks what such a one always has.
+        """
+        if config_dict.get("tables") == {}:
+            raise LightTokenCheckpointError(
+                "the quantization_config of config.json names no tables: remove it if the checkpoint is dense, else "
+                "download config.json again."
+            )
+        if config_dict.get("tables") is not None and config_dict.get("format_version") is None:
+            raise LightTokenCheckpointError(
+                "the quantization_config of config.json has `tables`, but no format_version to read them by: download "
+                "config.json again."
+            )
+        return super().from_dict(config_dict, return_unused_kwargs, **kwargs)
 
     def update(self, **kwargs: Any) -> dict[str, Any]:
         """Sets known attributes and validates; returns the unknown ones, as transformers expects."""
@@ -172,7 +198,8 @@ class LightTokenConfig(QuantizationConfigMixin):
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; fields that only a compressed checkpoint has are left out where they are empty."""
         fields = super().to_dict()
-        optional = ("tables", "digest", "provenance", "modules_to_not_convert", "decoder_dtype", "trainable")
+        written = ("tables", "digest", "provenance", "shared_heads")
+        optional = (*written, "modules_to_not_convert", "decoder_dtype", "trainable")
         return {name: value for name, value in fields.items() if value is not None or name not in optional}
 
 
@@ -204,6 +231,7 @@ def _check_number(name: str, value: Any, above: float | None = None, least: floa
         raise ValueError(f"{name} must be a finite number {wanted}, got {value!r}.")
 
 
-def _check_integer(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
+def _check_integer(name: str, value: Any, least: int, most: int | None = None) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
+        limit = "" if most is None else f" and at most {most}"
+        raise ValueError(f"{name} must be an integer of at least {least}{limit}, got {value!r}.")

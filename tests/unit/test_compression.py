@@ -152,3 +152,9 @@ def test_arguments_of_the_wrong_type_are_named():
 def test_explicit_bits_keep_every_exact_row():
     table = compress_table(matrix(), LightTokenConfig(code_bits=20), exact_ids=range(300))
     assert table.plan.num_exact == 300
+
+
+@pytest.mark.parametrize("options", [{}, {"warm_start": "autoencoder"}])
+def test_the_largest_seed_works(options: dict) -> None:
+    config = LightTokenConfig(code_bits=8, seed=2**63 - 1, **options)
+    assert compress_table(torch.randn(300, 16), config).plan.rotation_seed == 2**63 - 1

@@ -19,6 +19,7 @@ from ..coding.encode import Progress
 from ..coding.table import CompressedTable, digest_of
 from ..config import FORMAT_VERSION, LightTokenConfig
 from ..distributed import Processes
+from ..modeling.checkpoint import checkpoint_digest
 from ..modeling.embedding import SENTINEL
 from ..modeling.fitting import FittingContext, tokenizer_of
 from ..progress import progress_bars
@@ -107,6 +108,7 @@ def compress_checkpoint(
         coder = TableCoder(context, processes, torch_device, state)
         results = {entry.site.owner: coder.code(entry, number) for number, entry in enumerate(sources)}
         recorded = _record(config, results, _origin(found, torch_device, frequencies, calibration))
+        recorded.shared_heads = {entry.site.owner: list(entry.site.heads) for entry in sources}
         change = _change(sources, {name: table for name, (table, _) in results.items()})
         new_config = {**found.config, "quantization_config": recorded.to_dict()}
         processes.on_main(lambda: write_checkpoint(folder, found, weights, change, new_config, report))
@@ -193,7 +195,7 @@ def _record(
     stored = {f"{name}.{key}": tensor for name, (table, _) in results.items() for key, tensor in table.tensors.items()}
     recorded = copy.deepcopy(config)
     recorded.tables = {name: table.plan.to_dict() for name, (table, _) in results.items()}
-    recorded.digest = digest_of(stored)
+    recorded.digest = checkpoint_digest(stored, recorded.tables)
     recorded.format_version, recorded.plugin_version = FORMAT_VERSION, __version__
     recorded.provenance = {**origin, "tables": {name: facts for name, (_, facts) in results.items()}}
     return recorded

@@ -101,14 +101,14 @@ def read_compressed(folder: str | os.PathLike[str]) -> CompressedCheckpoint:
         raise LightTokenCheckpointError(f"the quantization_config of {folder} names no tables: download it again.")
     weights = read_weights(path)
     files = CheckpointFiles(sorted({str(tensor.path) for tensor in weights.tensors.values()}))
-    files.check(plans, config.digest)
+    files.check(plans, config)
     tables = tuple(_table(name, plan, files.prefix_of(name), weights, config) for name, plan in plans.items())
     return CompressedCheckpoint(Source(path, raw), config, weights, tables)
 
 
 def _read_quantization(quantization: dict[str, Any]) -> LightTokenConfig:
     try:
-        return LightTokenConfig(**quantization)
+        return LightTokenConfig.from_dict(quantization)
     except (ValueError, TypeError) as error:
         raise LightTokenCheckpointError(f"the quantization_config of config.json is damaged: {error}") from error
 

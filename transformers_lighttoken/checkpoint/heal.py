@@ -16,10 +16,10 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from ..coding.encode import Progress
 from ..coding.plan import EXACT_DTYPES
-from ..coding.table import CompressedTable, digest_of
+from ..coding.table import CompressedTable
 from ..config import LightTokenConfig
 from ..evaluation.fidelity import table_fidelity
-from ..modeling.checkpoint import matching_name
+from ..modeling.checkpoint import checkpoint_digest, matching_name
 from ..modeling.heal import HealingOptions, HealingResult, heal_model
 from ..modeling.sites import owners
 from ..progress import progress_bars
@@ -181,7 +181,7 @@ def _write(
             **asdict(table_fidelity(weight, decoded)),
             "cosine_histogram": cosine_histogram(weight, decoded),
         }
-    config = _record(checkpoint.config, digest_of(stored), recorded, facts)
+    config = _record(checkpoint.config, checkpoint_digest(stored, checkpoint.config.tables or {}), recorded, facts)
     new_config = {**checkpoint.source.config, "quantization_config": config.to_dict()}
     with replaced_folder(checkpoint.source.folder) as new:
         write_checkpoint(new, checkpoint.source, checkpoint.weights, change, new_config, progress)

@@ -46,6 +46,7 @@ def read_weights(folder: Path) -> Weights:
     """
     index = None
     names = [WEIGHTS]
+    _check_format(folder)
     if not (folder / WEIGHTS).is_file():
         index = _read_index(folder / WEIGHTS_INDEX)
         names = sorted(set(index["weight_map"].values()))
@@ -61,6 +62,16 @@ def read_weights(folder: Path) -> Weights:
             f"{folder / WEIGHTS_INDEX} names tensors that its files do not hold: {absent[:5]}. Download it again."
         )
     return Weights(tensors, metadata, index)
+
+
+def _check_format(folder: Path) -> None:
+    if (folder / WEIGHTS).is_file() or (folder / WEIGHTS_INDEX).is_file():
+        return
+    others = sorted(path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".bin"))
+    hint = "save the model in this format, without variant=, or rename the files" if others else "download it again"
+    raise LightTokenCheckpointError(
+        f"{folder} holds neither {WEIGHTS} nor {WEIGHTS_INDEX}{f', but {others[:5]}' if others else ''}: {hint}."
+    )
 
 
 def convert_weights(folder: Path, into: Path) -> None:

@@ -13,6 +13,7 @@ from .tier_index import max_encoded_bytes
 TierKind = Literal["learnt", "rotated"]
 DecoderDtype = Literal["int8", "float16"]
 EXACT_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+MAX_SEED = 2**63 - 1
 _STORED_DECODER = {"int8": torch.int8, "float16": torch.int16}
 _ITEM_BYTES = {torch.uint8: 1, torch.int8: 1, torch.int16: 2, torch.int32: 4, torch.float16: 2, torch.bfloat16: 2}
 
@@ -149,13 +150,13 @@ class CodingPlan:
         Raises:
             ValueError: if a field is missing, unknown, or out of range.
         """
-        known = set(cls.__dataclass_fields__)
-        wrong = sorted(set(fields) ^ known) if not known <= set(fields) or set(fields) - known else []
-        if wrong:
-            raise ValueError(f"a coding plan has exactly the fields {sorted(known)}; missing or unknown: {wrong}.")
-        values = dict(fields)
+        values = _exact_fields("a coding plan", fields, cls)
+        for name in ("stage_bits", "tiers"):
+            if not isinstance(values[name], (list, tuple)):
+                raise ValueError(f"{name} must be a list, got {values[name]!r}.")
         values["stage_bits"] = tuple(values["stage_bits"])
-        values["tiers"] = tuple(Tier(**tier) for tier in values["tiers"])
+        tiers = [_exact_fields(f"tiers[{number}]", tier, Tier) for number, tier in enumerate(values["tiers"])]
+        values["tiers"] = tuple(Tier(**tier) for tier in tiers)
         plan = cls(**values)
         plan.validate()
         return plan
@@ -168,9 +169,9 @@ class CodingPlan:
         """
         _check_integer_fields(self)
         d = self.embedding_dim
-        if self.decoder_dtype not in _STORED_DECODER:
+        if self.decoder_dtype not in list(_STORED_DECODER):
             raise ValueError(f"decoder_dtype must be one of {sorted(_STORED_DECODER)}, got {self.decoder_dtype!r}.")
-        if self.exact_dtype not in EXACT_DTYPES:
+        if self.exact_dtype not in list(EXACT_DTYPES):
             raise ValueError(f"exact_dtype must be one of {sorted(EXACT_DTYPES)}, got {self.exact_dtype!r}.")
         if not 0 <= self.rank < d:
             raise ValueError(f"rank must be in [0, {d - 1}] for embedding_dim {d}, got {self.rank}.")
@@ -179,8 +180,8 @@ class CodingPlan:
         if self.row_scale_bits not in (0, 4, 8):
             raise ValueError(f"row_scale_bits must be 0, 4 or 8, got {self.row_scale_bits}.")
         previous = self.num_coded
-        for tier in self.tiers:
-            _check_tier(tier, previous, d)
+        for number, tier in enumerate(self.tiers):
+            _check_tier(f"tiers[{number}]", tier, previous, d)
             previous = tier.coverage
         most_bits = 32 * d
         for bits in (self.code_bits, *(tier.code_bits for tier in self.tiers)):
@@ -189,6 +190,20 @@ class CodingPlan:
         most_index = max_encoded_bytes(self.num_embeddings, self.max_depth)
         if self.index_bytes > most_index:
             raise ValueError(f"index_bytes must be at most {most_index} for these rows, got {self.index_bytes}.")
+
+
+def _exact_fields(what: str, fields: Any, cls: Any) -> dict[str, Any]:
+    known = set(cls.__dataclass_fields__)
+    if not isinstance(fields, Mapping):
+        raise ValueError(f"{what} must map the fields {sorted(known)} to their values, got {fields!r}.")
+    if set(fields) != known:
+        wrong = sorted(map(str, set(fields) ^ known))
+        raise ValueError(f"{what} has exactly the fields {sorted(known)}; missing or unknown: {wrong}.")
+    return dict(fields)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _scale_specs(prefix: str, rows: int, bits: int) -> dict[str, TensorSpec]:
@@ -211,21 +226,26 @@ def _check_integer_fields(plan: CodingPlan) -> None:
     }
     for name, value in numbers.items():
         lowest = 1 if name in ("num_embeddings", "embedding_dim") or name.startswith("stage") else 0
-        if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+        if not _is_integer(value) or value < lowest:
             raise ValueError(f"{name} must be an integer of at least {lowest}, got {value!r}.")
+    if plan.rotation_seed > MAX_SEED:
+        raise ValueError(f"rotation_seed must be at most {MAX_SEED}, got {plan.rotation_seed}.")
 
 
-def _check_tier(tier: Tier, most_rows: int, embedding_dim: int) -> None:
+def _check_tier(name: str, tier: Tier, most_rows: int, embedding_dim: int) -> None:
     if tier.kind not in ("learnt", "rotated"):
-        raise ValueError(f"a tier's kind must be 'learnt' or 'rotated', got {tier.kind!r}.")
-    if not isinstance(tier.coverage, int) or not 0 < tier.coverage <= most_rows:
-        raise ValueError(f"a tier's coverage must be in [1, {most_rows}], got {tier.coverage!r}: coverage falls.")
-    if not isinstance(tier.code_bits, int) or tier.code_bits < 1:
-        raise ValueError(f"a tier's code_bits must be a positive integer, got {tier.code_bits!r}.")
+        raise ValueError(f"{name}.kind must be 'learnt' or 'rotated', got {tier.kind!r}.")
+    if not _is_integer(tier.coverage) or not 0 < tier.coverage <= most_rows:
+        raise ValueError(f"{name}.coverage must be in [1, {most_rows}], got {tier.coverage!r}: coverage falls.")
+    if not _is_integer(tier.code_bits) or tier.code_bits < 1:
+        raise ValueError(f"{name}.code_bits must be a positive integer, got {tier.code_bits!r}.")
     if tier.kind == "rotated" and tier.code_bits not in [bits * embedding_dim for bits in (1, 2, 3, 4)]:
         raise ValueError(
-            f"a rotated tier's code_bits must be 1 to 4 times embedding_dim {embedding_dim}, got {tier.code_bits}."
+            f"{name}.code_bits, of a rotated tier, must be 1 to 4 times embedding_dim {embedding_dim}, got "
+            f"{tier.code_bits}."
         )
     scale_bits = (4, 8) if tier.kind == "rotated" else (0,)
-    if tier.row_scale_bits not in scale_bits:
-        raise ValueError(f"a {tier.kind} tier's row_scale_bits must be in {scale_bits}, got {tier.row_scale_bits}.")
+    if not _is_integer(tier.row_scale_bits) or tier.row_scale_bits not in scale_bits:
+        raise ValueError(
+            f"{name}.row_scale_bits must be in {scale_bits} where kind is {tier.kind!r}, got {tier.row_scale_bits!r}."
+        )

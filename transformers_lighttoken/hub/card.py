@@ -160,4 +160,5 @@ def _plan(table: TableReport, facts: CardFacts) -> dict[str, Any]:
         "tiers": [f"{tier.coverage:,}" for tier in plan.tiers],
         "exact": f"{plan.num_exact:,}",
         "measured_on": _MEASURED_ON.get(str(recorded.get("measured_on"))),
+        "not_measured": recorded.get("measured_on") == "dropped",
     }

@@ -12,7 +12,6 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..checkpoint.compressed import CompressedCheckpoint, read_compressed
 from ..checkpoint.files import CONFIG, WEIGHTS_INDEX
-from ..modeling.errors import LightTokenCheckpointError
 from ..report import compression_report
 from ..version import __version__
 from .base_card import CARD
@@ -114,8 +113,6 @@ def push_checkpoint(folder: Path, repo_id: str, wishes: CardWishes, options: Pus
     """As `push_compressed`, with its arguments in two groups."""
     _check_arguments(repo_id, options)
     checkpoint = read_compressed(folder)
-    if checkpoint.config.digest is None:
-        raise LightTokenCheckpointError(f"{folder / CONFIG} has no digest: load the model and save it again.")
     report = compression_report(folder)
     files = files_to_push(checkpoint)
 

@@ -6,7 +6,7 @@ import shlex
 from ..config import LightTokenConfig
 from .facts import CardFacts
 
-_STATE = ("tables", "digest", "provenance", "quant_method", "format_version", "plugin_version")
+_STATE = ("tables", "digest", "provenance", "shared_heads", "quant_method", "format_version", "plugin_version")
 _NO_OPTION = ("warm_start", "metric", "decoder_dtype")  # of the command line
 _OPTIONS = ("rank", "num_stages", "alpha", "solver", "tiers", "tie_policy")
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 from ..coding.decode import StoredTensors, decode_positions
 from ..coding.plan import EXACT_DTYPES, CodingPlan
 from ..coding.table import CompressedTable, positions_of
-from .checkpoint import LATENTS
+from .checkpoint import LATENTS, SENTINEL
 from .errors import LightTokenCheckpointError
 from .kind import EmbeddingKind
 from .latents import TableLatents, complete_latents
@@ -19,7 +19,6 @@ from .lazy_weight import LazyWeight
 from .logits import blocked_logits
 
 Mode = Literal["embed", "rows", "logits"]
-SENTINEL = "weight"
 # On a CPU, finding the distinct ones among fewer ids than this costs more than decoding some twice.
 DISTINCT_FROM = 256
 

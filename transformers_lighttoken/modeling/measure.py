@@ -19,6 +19,12 @@ logger = logging.getLogger(__name__)
 
 _MEASURED_TOKENS = 8192
 _PROJECTIONS = 2
+# What models raise that need more than token ids. Running out of memory is a RuntimeError too, but no such want.
+_WANTING = (
+    RuntimeError, ValueError, TypeError, KeyError, IndexError, NotImplementedError, AttributeError,
+)  # fmt: skip
+_OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
+DROPPED = "dropped"
 # Shares of (identity, head metric, input metric); the blend is then tempered (see `sensitivity.blend`).
 _TIED_BLEND = (0.1, 0.5, 0.4)
 _INPUT_BLEND = (0.8, 0.0, 0.2)
@@ -31,7 +37,8 @@ class Measurements:
     Attributes:
         frequencies: (V,) probabilities of the tokens; None if nothing is known of them.
         metric: (d, d) metric of the error; None for the plain one.
-        source: where the measured sequences came from; "none" if nothing was measured.
+        source: where the measured sequences came from; "none" if nothing was to be measured, "dropped" if the
+            model could not be run for it.
     """
 
     frequencies: Tensor | None = None
@@ -67,11 +74,14 @@ def measure_table(
         prior = token_frequencies(tokenizer, num_embeddings)
     given = None if calibration is None else _given_text(calibration, tokenizer)
     metric, sequences = None, given
-    if config.metric == "auto" and config.solver == "refined" and (prior is not None or given is not None):
+    wanted = config.metric == "auto" and config.solver == "refined" and (prior is not None or given is not None)
+    if wanted:
         metric, sequences = _try_metric(load_model, site, config, tokenizer, prior, given)
     if frequencies is None and prior is not None and sequences is not None and sequences.source != "frequencies":
         prior = text_frequencies(sequences.tokens, num_embeddings, prior)
     source = "none" if sequences is None else sequences.source
+    if wanted and metric is None:
+        source = DROPPED
     return Measurements(prior if config.tiers == "auto" else None, metric, source)
 
 
@@ -93,7 +103,9 @@ def _try_metric(
     try:
         sequences = given or _made_up(model, config, tokenizer, prior)
         return _metric(model, site, sequences, config.seed), sequences
-    except Exception as error:  # noqa: BLE001 - models differ in what they need to run; the plain metric always works
+    except _OUT_OF_MEMORY:
+        raise
+    except _WANTING as error:  # models differ in what they need to run; the plain metric always works
         logger.warning(
             "No metric could be measured on %s (%s): its table is coded with the plain metric.",
             type(model).__name__,
@@ -137,6 +149,8 @@ def _runner(
             try:
                 input_metric(part, embeddings, [probe], projections=1)
                 return part
-            except Exception as error:  # noqa: BLE001 - the next part inwards may need less
+            except _OUT_OF_MEMORY:
+                raise
+            except _WANTING as error:  # the next part inwards may need less
                 problem = problem or error
     raise ValueError(f"no part of {type(model).__name__} runs on token ids alone: {problem}") from problem

@@ -18,18 +18,18 @@ from transformers.quantizers.auto import (
 from transformers.quantizers.base import HfQuantizer
 
 from ..coding.plan import CodingPlan
-from ..coding.table import CompressedTable, digest_of
+from ..coding.table import CompressedTable
 from ..config import FORMAT_VERSION, QUANT_METHOD, LightTokenConfig
 from ..version import __version__
-from .checkpoint import LATENTS, CheckpointFiles, matching_name, sentinel_pattern
-from .embedding import SENTINEL, LightTokenEmbedding, stored_tensors
+from .checkpoint import LATENTS, SENTINEL, CheckpointFiles, checkpoint_digest, matching_name, sentinel_pattern
+from .embedding import LightTokenEmbedding, stored_tensors
 from .errors import LightTokenCheckpointError
 from .fitting import fit_tables, sites_to_compress, tokenizer_of
 from .kind import EmbeddingKind
 from .latents import rounded_tensors
 from .methods import add_methods, remove_methods
 from .sites import TableSite, embedding_at, find_sites, owners
-from .surgery import restore_dense, swap_embedding, swap_in
+from .surgery import heads_in_use, restore_dense, swap_embedding, swap_in
 
 
 class LightTokenQuantizer(HfQuantizer):
@@ -88,7 +88,7 @@ class LightTokenQuantizer(HfQuantizer):
             _check_shape(model, site, name, plans[name])
         files = self.files = CheckpointFiles(checkpoint_files or [])
         if files.file_of:
-            files.check(plans, self.quantization_config.digest)
+            files.check(plans, self.quantization_config)
         for site, name in matched:
             self._swap_empty(model, site, name, plans[name], files)
         return model
@@ -153,16 +153,19 @@ class LightTokenQuantizer(HfQuantizer):
 
     def record_plans(self, model: PreTrainedModel) -> None:
         """Brings the model's config in line with its tables; the digest waits until the model is saved."""
-        self._record(model, {name: owner.table.plan for name, owner in owners(model).items()}, digest=None)
+        self._record(model, {name: owner.table.plan for name, owner in owners(model).items()}, stored=None)
         if "exact_rows" not in self.quantization_config.trained_parts:
             for owner in owners(model).values():
                 owner.exact_rows.requires_grad_(False)
         _prepare_for_use(model)
 
-    def _record(self, model: PreTrainedModel, plans: Mapping[str, CodingPlan], digest: str | None) -> None:
+    def _record(
+        self, model: PreTrainedModel, plans: Mapping[str, CodingPlan], stored: Mapping[str, Tensor] | None
+    ) -> None:
         config = self.quantization_config
         config.tables = {name: plan.to_dict() for name, plan in plans.items()}
-        config.digest = digest
+        config.digest = None if stored is None else checkpoint_digest(stored, config.tables)
+        config.shared_heads = heads_in_use(model)
         config.format_version, config.plugin_version = FORMAT_VERSION, __version__
         model.config.quantization_config = config
 
@@ -189,7 +192,7 @@ class LightTokenQuantizer(HfQuantizer):
             stored |= {f"{name}.{key}": tensor for key, tensor in tensors.items()}
             if not self.keeps_latents:
                 state = {key: tensor for key, tensor in state.items() if key not in latents}
-        self._record(model, plans, digest_of(stored))
+        self._record(model, plans, stored)
         return state, {}
 
     def dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:

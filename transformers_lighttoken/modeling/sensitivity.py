@@ -43,7 +43,7 @@ def input_metric(
     total: Tensor | None = None
     with _evaluating(model), _frozen(model):
         for number, batch in enumerate(batches):
-            generator = torch.Generator(batch["input_ids"].device).manual_seed(seed * 1_000_003 + number)
+            generator = torch.Generator(batch["input_ids"].device).manual_seed((seed * 1_000_003 + number) % 2**63)
             with torch.enable_grad(), _captured_outputs(embeddings) as captured:
                 output = _output(model, batch)
             if not captured:

@@ -83,6 +83,18 @@ def restore_dense(model: PreTrainedModel, dtype: torch.dtype | None = None) -> N
     _restore_ties(model)
 
 
+def heads_in_use(model: nn.Module) -> dict[str, list[str]]:
+    """The output heads that share each compressed table, by the name of the table's owner."""
+    heads: dict[str, list[str]] = {name: [] for name in owners(model)}
+    names = {id(owner): name for name, owner in owners(model).items()}
+    for name, module in model.named_modules():
+        lazy = vars(module).get("weight")
+        shared = module if isinstance(module, LightTokenHead) else lazy if isinstance(lazy, LazyWeight) else None
+        if shared is not None and id(shared.owner) in names:
+            heads[names[id(shared.owner)]].append(name)
+    return heads
+
+
 def sharing_modules(model: nn.Module) -> dict[str, nn.Module]:
     """The modules that own a table or view one, by name."""
     return {n: m for n, m in model.named_modules() if isinstance(m, (LightTokenEmbedding, LightTokenView))}
@@ -119,11 +131,13 @@ def _restore_ties(model: PreTrainedModel) -> None:
         if hasattr(part, _DROPPED_TIES):
             part._tied_weights_keys = {**part._tied_weights_keys, **getattr(part, _DROPPED_TIES)}
             delattr(part, _DROPPED_TIES)
-    for part in parts:
-        declared = declared_ties(part)
+    for part, declared in [(part, declared_ties(part)) for part in parts]:
         part.all_tied_weights_keys = {
             t: s for t, s in declared.items() if part.get_parameter_or_buffer(t) is part.get_parameter_or_buffer(s)
         }
+        # Where the model has further ties (T5's embeddings, BERT's biases), those would come apart with this one.
+        if declared and not part.all_tied_weights_keys:
+            part.config.tie_word_embeddings = False
 
 
 def _replace(model: nn.Module, name: str, new: nn.Module) -> None:

@@ -13,10 +13,10 @@ from ..checkpoint.compressed import CompressedCheckpoint, read_compressed
 from ..checkpoint.source import SourceError, resolve_source
 from ..checkpoint.tables import build_skeleton
 from ..checkpoint.weights import read_weights
-from ..coding.table import CompressedTable, digest_of
+from ..coding.table import CompressedTable
 from ..config import LightTokenConfig
 from ..evaluation.fidelity import table_fidelity
-from ..modeling.checkpoint import LATENTS, matching_name
+from ..modeling.checkpoint import LATENTS, checkpoint_digest, matching_name
 from ..modeling.embedding import LightTokenEmbedding
 from ..modeling.head import LightTokenHead
 from ..modeling.sites import TableSite, find_sites, owners
@@ -93,7 +93,8 @@ def _of_model(model: PreTrainedModel, original: Original | None) -> CompressionR
             )
         )
     stored = {f"{name}.{key}": tensor for name, owner in held.items() for key, tensor in owner.table.tensors.items()}
-    digest = None if any(tensor.is_meta for tensor in stored.values()) else digest_of(stored)
+    plans = {table.name: table.plan.to_dict() for table in tables}
+    digest = None if any(tensor.is_meta for tensor in stored.values()) else checkpoint_digest(stored, plans)
     return _report(config, tuple(tables), _model_bytes(model), digest)
 
 

@@ -83,6 +83,39 @@ def test_missing_and_unknown_fields_are_named():
         CodingPlan.from_dict(fields)
 
 
+TIER = {"coverage": 9, "kind": "learnt", "code_bits": 8, "row_scale_bits": 0}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tiers": 3}, "tiers must be a list, got 3"),
+        ({"tiers": {"coverage": 1}}, "tiers must be a list, got {'coverage': 1}"),
+        ({"tiers": [7]}, r"tiers\[0\] must map the fields \['code_bits', .*\] to their values, got 7"),
+        ({"tiers": [TIER, {"coverage": 1}]}, r"tiers\[1\] has exactly .* missing or unknown: \['code_bits', 'kind'"),
+        ({"tiers": [TIER | {"colour": 1}]}, r"tiers\[0\] has exactly .* missing or unknown: \['colour'\]"),
+        ({"tiers": [TIER | {"coverage": True}]}, r"tiers\[0\].coverage must be in \[1, 995\], got True"),
+        ({"tiers": [TIER | {"code_bits": True}]}, r"tiers\[0\].code_bits must be a positive integer, got True"),
+        ({"tiers": [TIER | {"row_scale_bits": False}]}, r"tiers\[0\].row_scale_bits must be in \(0,\) .*, got False"),
+        ({"tiers": [TIER | {"kind": ["learnt"]}]}, r"tiers\[0\].kind must be 'learnt' or 'rotated', got \['learnt'\]"),
+        ({"stage_bits": 12}, "stage_bits must be a list, got 12"),
+        ({"stage_bits": ["a"]}, r"stage_bits\[0\] must be an integer of at least 1, got 'a'"),
+        ({"decoder_dtype": ["int8"]}, r"decoder_dtype must be one of .*, got \['int8'\]"),
+        ({"exact_dtype": {}}, "exact_dtype must be one of .*, got {}"),
+        ({"rotation_seed": 2**63}, "rotation_seed must be at most 9223372036854775807, got 9223372036854775808"),
+    ],
+)
+def test_damaged_fields_are_named_with_value_and_what_is_allowed(change, message):
+    with pytest.raises(ValueError, match=message):
+        CodingPlan.from_dict({**TIERED.to_dict(), **change})
+
+
+@pytest.mark.parametrize("fields", [None, "plan", 3, []])
+def test_what_is_no_plan_is_told(fields):
+    with pytest.raises(ValueError, match="a coding plan must map the fields"):
+        CodingPlan.from_dict(fields)
+
+
 @given(
     st.integers(500, 300_000), st.integers(16, 2304), st.floats(1.5, 300.0), st.sampled_from(["int8", "float16"]),
     st.integers(0, 8), st.integers(0, 9),

@@ -78,9 +78,16 @@ def test_a_model_that_cannot_run_on_ids_falls_back_with_a_warning(model, words, 
     with caplog.at_level(logging.WARNING):
         found = measure(model, words)
     assert found.metric is None
-    assert found.source == "none"
+    assert found.source == "dropped"
     assert "No metric could be measured on BertModel" in caplog.text
     assert "needs pixels" in caplog.text
+
+
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt, torch.OutOfMemoryError, ZeroDivisionError])
+def test_other_errors_of_a_model_come_through(model, words, monkeypatch, error):
+    monkeypatch.setattr(type(model), "forward", lambda *_, **__: (_ for _ in ()).throw(error("no more")))
+    with pytest.raises(error, match="no more"):
+        measure(model, words)
 
 
 def test_empty_text_is_refused(model, words):

@@ -6,6 +6,7 @@ import logging
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,12 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_
 import transformers_lighttoken
 from tests.helpers import compress_at_random, stored_tensors_of
 from tests.tiny_models import ARCHITECTURES
-from transformers_lighttoken import LightTokenConfig
+from transformers_lighttoken import LightTokenConfig, compression_report
+from transformers_lighttoken.checkpoint.decompress import decompress_checkpoint
+from transformers_lighttoken.coding.plan import CodingPlan
+from transformers_lighttoken.coding.table import digest_of
 from transformers_lighttoken.modeling import quantizer as quantizer_module
+from transformers_lighttoken.modeling.checkpoint import checkpoint_digest
 from transformers_lighttoken.modeling.errors import LightTokenCheckpointError, UnsupportedEmbeddingError
 from transformers_lighttoken.modeling.sites import owners
 
@@ -309,15 +314,80 @@ def test_changed_bytes_are_found_by_the_digest(folder: Path) -> None:
     codes = stored_tensors_of(folder)[f"{TABLE}.codes"]
     codes[3] ^= 1
     edit_tensors(folder, codes=codes)
-    with pytest.raises(LightTokenCheckpointError, match=r"model.safetensors are not what was written.*sha256:"):
+    with pytest.raises(LightTokenCheckpointError, match=r"model.safetensors are not what was written.*sha256-plan:"):
         load(folder, dtype=torch.bfloat16)
 
 
-def test_a_damaged_tier_index_is_refused_even_without_a_digest(folder: Path) -> None:
+def without(folder: Path, name: str) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    del config["quantization_config"][name]
+    path.write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("read", [load, compression_report, lambda folder: decompress_checkpoint(folder, "unused")])
+@pytest.mark.parametrize("name", ["format_version", "digest"])
+def test_a_checkpoint_that_lacks_what_every_one_has_is_refused(folder: Path, name: str, read: Callable) -> None:
+    without(folder, name)
+    with pytest.raises(LightTokenCheckpointError, match=f"config.json has .*no {name}"):
+        read(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda plan: plan.update(rotation_seed=1),
+        lambda plan: plan.update(stage_bits=plan["stage_bits"][::-1]),
+        lambda plan: plan.update(exact_dtype="bfloat16"),
+        lambda plan: plan["tiers"][0].update(kind="rotated", code_bits=32, row_scale_bits=4),
+    ],
+)
+def test_a_changed_plan_is_refused(folder: Path, change: Callable) -> None:
+    plan = json.loads((folder / "config.json").read_text())["quantization_config"]["tables"][TABLE]
+    change(plan)
+    edit_plan(folder, **plan)
+    message = (
+        r"do not match the coding plan|in config.json and model.safetensors are not what was written.*sha256-plan:"
+    )
+    for read in (load, compression_report):
+        with pytest.raises(LightTokenCheckpointError, match=message):
+            read(folder)
+
+
+def test_a_digest_of_the_tensors_alone_is_still_read(folder: Path) -> None:
+    stored = {key: tensor for key, tensor in stored_tensors_of(folder).items() if key.startswith(f"{TABLE}.")}
+    digest = digest_of({key: tensor for key, tensor in stored.items() if key != f"{TABLE}.weight"})
+    edit_config(folder, digest=digest)
+    assert compression_report(folder).digest == digest
+    model = load(folder)
+    model.save_pretrained(folder)
+    assert str(compression_report(folder).digest).startswith("sha256-plan:")
+    edit_config(folder, digest="sha256:0")
+    with pytest.raises(LightTokenCheckpointError, match=r"model.safetensors are not what was written"):
+        load(folder)
+
+
+def test_a_model_compressed_in_memory_has_no_digest_until_it_is_saved(tmp_path: Path) -> None:
+    model = MLM.build()
+    compress_at_random(model)
+    config = model.config.quantization_config
+    assert config.digest is None
+    described = transformers.BertConfig.from_dict(model.config.to_dict())
+    copied = transformers.BertForMaskedLM.from_pretrained(None, config=described, state_dict=model.state_dict())
+    assert torch.equal(MLM.run(copied), MLM.run(model))
+    in_memory = compression_report(model).digest
+    model.save_pretrained(tmp_path)
+    assert compression_report(tmp_path).digest == in_memory == config.digest
+
+
+def test_a_damaged_tier_index_is_refused_even_where_the_digest_is_right(folder: Path) -> None:
     index = stored_tensors_of(folder)[f"{TABLE}.tier_index"]
     index[0] = 9
     edit_tensors(folder, tier_index=index)
-    edit_config(folder, digest=None)
+    tables = json.loads((folder / "config.json").read_text())["quantization_config"]["tables"]
+    names = [f"{TABLE}.{name}" for name in CodingPlan.from_dict(tables[TABLE]).tensor_specs()]
+    stored = stored_tensors_of(folder)
+    edit_config(folder, digest=checkpoint_digest({name: stored[name] for name in names}, tables))
     with pytest.raises(LightTokenCheckpointError, match="tier_index has no valid record"):
         load(folder)
 

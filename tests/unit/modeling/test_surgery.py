@@ -15,6 +15,7 @@ from transformers import BertConfig, BertModel, CLIPVisionConfig, CLIPVisionMode
 from tests.helpers import compress_at_random
 from tests.tiny_models import ARCHITECTURES
 from transformers_lighttoken import LightTokenConfig, LightTokenEmbedding, compress_model
+from transformers_lighttoken.config import TiePolicy
 from transformers_lighttoken.modeling.errors import UnsupportedEmbeddingError
 from transformers_lighttoken.modeling.fitting import sites_to_compress
 from transformers_lighttoken.modeling.head import LightTokenHead, LightTokenView
@@ -278,3 +279,22 @@ def test_bert_config_stays_usable_for_a_dense_model() -> None:
     model.dequantize()
     assert isinstance(model.config, BertConfig)
     assert BertModel(model.config).embeddings.word_embeddings.weight.shape == (160, 32)
+
+
+@pytest.mark.parametrize("policy", ["dense", "share"])
+@pytest.mark.parametrize("name", ["llama-tied", "gpt2", "bert-mlm", "t5", "bart"])
+def test_a_dequantized_model_saves_and_loads_as_it_is(name: str, policy: TiePolicy, tmp_path: Path) -> None:
+    architecture = ARCHITECTURES[name]
+    model = architecture.build()
+    compress_at_random(model, tie_policy=policy)
+    model.dequantize()
+    # Without a head's tie these models have none left; the others need the setting for their further ties.
+    assert model.config.tie_word_embeddings == (policy == "share" or name not in ("llama-tied", "gpt2"))
+    expected = architecture.run(model)
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path)
+    assert torch.equal(architecture.run(again), expected)
+    assert again.all_tied_weights_keys == model.all_tied_weights_keys
+    if not model.config.tie_word_embeddings:
+        again.tie_weights()
+        assert torch.equal(architecture.run(again), expected)
