@@ -156,8 +156,7 @@ class TestResuming:
     def test_from_pretrained_of_a_checkpoint_goes_on_from_its_latents(self, tmp_path: Path):
         trainer = trainer_of(compressed("bert-classification"), tmp_path, "class")
         trainer.train()
-        model = trainer.model
-        assert model is not None
+        model: Any = trainer.model
         loaded = type(model).from_pretrained(tmp_path / f"checkpoint-{STEPS}", dtype=torch.bfloat16)
         for (name, ours), (_, theirs) in zip(loaded.named_parameters(), model.named_parameters(), strict=True):
             assert torch.equal(ours, theirs.to(ours.dtype)), name
@@ -264,7 +263,8 @@ class TestFilesOfACheckpoint:
         decompress_checkpoint(checkpoint, tmp_path / "dense")
         keys = set(load_file(tmp_path / "dense" / "model.safetensors"))
         assert not any("latents" in key for key in keys)
-        dense, info = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "dense", output_loading_info=True)
+        auto_class: Any = transformers.AutoModelForCausalLM
+        dense, info = auto_class.from_pretrained(tmp_path / "dense", output_loading_info=True)
         assert not any(info.values()), info
         run_of = ARCHITECTURES["llama-tied"].run
         assert torch.allclose(run_of(dense), run_of(model), atol=1e-5)

@@ -131,7 +131,8 @@ def _train(
     progress: Progress,
 ) -> None:
     size = min(options.batch_size, len(data))
-    micro = max(1, min(size, _LOGITS_AT_ONCE // (data.ids.shape[1] * model.get_input_embeddings().num_embeddings)))  # pyright: ignore[reportOperatorIssue, reportArgumentType]
+    rows = max(owner.num_embeddings for owner in owners(model).values())
+    micro = max(1, min(size, _LOGITS_AT_ONCE // (data.ids.shape[1] * rows)))
     while size % micro:
         micro -= 1
     arguments = TrainingArguments(
