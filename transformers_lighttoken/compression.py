@@ -1,7 +1,7 @@
 """compress_table: a dense table and a LightTokenConfig become a CompressedTable. Knows no model."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -43,6 +43,7 @@ def compress_table(
     progress: Progress | None = None,
     share: RowShare = ALL_ROWS,
     journal: Journal = NO_JOURNAL,
+    on_error: Callable[[float], None] | None = None,
 ) -> CompressedTable:
     """Compresses any table of rows: a model's token embeddings, GloVe, or any matrix.
 
@@ -58,6 +59,7 @@ def compress_table(
         share: which rows this process codes where several work together (see `distributed`); each gets the whole
             result.
         journal: remembers what is finished, so that a stopped run goes on from there.
+        on_error: told the relative error of the base code after each round of refinement.
 
     Returns:
         The compressed table, on the weight's device.
@@ -82,6 +84,7 @@ def compress_table(
         seed=config.seed,
         share=share,
         journal=journal,
+        on_error=on_error,
     )
     metric = None if metric is None else metric.to(table.device)
     return encode(table, plan, depths, metric, options, progress)

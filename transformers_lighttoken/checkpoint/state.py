@@ -61,6 +61,12 @@ def open_state(folder: Path, settings: Mapping[str, Any], restart: bool) -> bool
     return False
 
 
+def remove_state(folder: Path) -> None:
+    """Removes the state files of a complete run, with the folder that they lie in beside the output."""
+    if folder.is_dir():
+        shutil.rmtree(folder.parent, ignore_errors=True)
+
+
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Tensors and facts that `write_state` wrote; None where there are none, or they are damaged."""
     try:

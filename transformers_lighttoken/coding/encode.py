@@ -41,6 +41,7 @@ class EncodeOptions:
         schedule: of the refinement.
         share: which rows this process codes; it gets the whole table all the same.
         journal: remembers what is finished, so that a stopped run goes on from there.
+        on_error: told the relative error of the base code after each round of refinement, before `progress` is.
     """
 
     solver: str = "refined"
@@ -50,6 +51,7 @@ class EncodeOptions:
     schedule: RefineSchedule = RefineSchedule()
     share: RowShare = ALL_ROWS
     journal: Journal = NO_JOURNAL
+    on_error: Callable[[float], None] | None = None
 
 
 @one_thread_each
@@ -175,9 +177,15 @@ def _encode_base(
     if start is None or options.solver == "refined":
         refiner = Refiner(residual, metric, options.seed, options.share)
         rounds = num_rounds(plan.stage_bits, options.schedule, start is None)
+
+        def finish_round(number: int, error: float) -> None:
+            if options.on_error is not None:
+                options.on_error(error)
+            report("refinement rounds", number + 1, rounds)
+
         start, decoder, scale = encode_nested(
             refiner, plan.stage_bits, plan.decoder_dtype, options.schedule, start,
-            on_round=lambda number: report("refinement rounds", number + 1, rounds), journal=options.journal,
+            on_round=finish_round, journal=options.journal,
         )  # fmt: skip
     stored["codes"], stored["decoder"], stored["decoder_scale"] = pack_bits(start), decoder, scale
 

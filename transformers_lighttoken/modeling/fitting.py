@@ -97,6 +97,7 @@ class FittingContext:
         progress: told of each step.
         share: which rows this process codes.
         journal: remembers what is finished of the table.
+        on_error: told the error so far.
         measure: does the measuring, on the process where it is to be done, and gives its result to all.
     """
 
@@ -108,6 +109,7 @@ class FittingContext:
     progress: Progress | None = None
     share: RowShare = ALL_ROWS
     journal: Journal = NO_JOURNAL
+    on_error: Callable[[float], None] | None = None
     measure: Callable[[Callable[[], Measurements]], Measurements] = lambda work: work()
 
 
@@ -150,6 +152,7 @@ def fit_table(
         progress=context.progress,
         share=context.share,
         journal=context.journal,
+        on_error=context.on_error,
     )
     return coded, measured
 
