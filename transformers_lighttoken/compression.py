@@ -1,7 +1,7 @@
 """compress_table: a dense table and a LightTokenConfig become a CompressedTable. Knows no model."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -44,6 +44,7 @@ def compress_table(
     share: RowShare = ALL_ROWS,
     journal: Journal = NO_JOURNAL,
     nested_in: CompressedTable | None = None,
+    on_error: Callable[[float], None] | None = None,
 ) -> CompressedTable:
     """Compresses any table of rows: a model's token embeddings, GloVe, or any matrix.
 
@@ -60,6 +61,7 @@ def compress_table(
             result.
         journal: remembers what is finished, so that a stopped run goes on from there.
         nested_in: a larger code of the same table, where the result is to keep the first bits of its base code.
+        on_error: told the relative error of the base code after each round of refinement.
 
     Returns:
         The compressed table, on the weight's device.
@@ -85,6 +87,7 @@ def compress_table(
         share=share,
         journal=journal,
         nested_in=nested_in,
+        on_error=on_error,
     )
     metric = None if metric is None else metric.to(table.device)
     return encode(table, plan, depths, metric, options, progress)

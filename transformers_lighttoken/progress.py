@@ -16,14 +16,22 @@ class _Bars:
         self.bar: Any = None
         self.work: tuple[str, int] | None = None
         self.done = 0
+        self.text = ""
 
     def __call__(self, what: str, done: int, total: int) -> None:
         if self.work != (what, total) or done < self.done:
             self.close()
             self.bar = transformers_logging.tqdm(desc=what, total=total)
             self.work, self.done = (what, total), 0
+        if self.text and hasattr(self.bar, "set_postfix_str"):
+            self.bar.set_postfix_str(self.text, refresh=False)
+        self.text = ""
         self.bar.update(done - self.done)
         self.done = done
+
+    def note(self, text: str) -> None:
+        """Shows something beside the bar at its next step."""
+        self.text = text
 
     def close(self) -> None:
         if self.bar is not None:

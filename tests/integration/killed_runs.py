@@ -1,6 +1,7 @@
 """Runs that kill themselves at a given step, and go on afterwards. Used by test_resume.py, in processes of its own.
 
-The arguments are source, output, and the moments: `what:done` kills at that step, `end` lets the run finish.
+The arguments are source, output, the config as JSON, and the moments: `what:done` kills at that
+step, `end` lets the run finish.
 """
 
 import json
@@ -9,7 +10,6 @@ import signal
 import sys
 from pathlib import Path
 
-from tests.checkpoints import read_json
 from transformers_lighttoken import LightTokenConfig
 from transformers_lighttoken.checkpoint.compress import compress_checkpoint
 from transformers_lighttoken.distributed import launched_accelerator
@@ -17,7 +17,7 @@ from transformers_lighttoken.distributed import launched_accelerator
 STEPS = "steps.json"
 
 
-def run(source: str, output: str, moment: str, victim: int) -> None:
+def run(source: str, output: str, config: LightTokenConfig, moment: str, victim: int) -> None:
     accelerator = launched_accelerator("cpu")
     steps: list[tuple[str, int]] = []
     index = 0 if accelerator is None else accelerator.process_index
@@ -27,20 +27,20 @@ def run(source: str, output: str, moment: str, victim: int) -> None:
         if moment == f"{what}:{done}" and index == victim:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    config = LightTokenConfig(**read_json(Path(source) / "lighttoken.json"))
     compress_checkpoint(source, output, config, progress=follow, accelerator=accelerator)
     if index == 0:
         Path(output + "-" + STEPS).write_text(json.dumps(steps))
 
 
 def main() -> None:
-    source, output, *moments = sys.argv[1:]
+    source, output, described, *moments = sys.argv[1:]
+    config = LightTokenConfig(**json.loads(described))
     if "WORLD_SIZE" in os.environ:
-        return run(source, output, moments[0], victim=0)
+        return run(source, output, config, moments[0], victim=0)
     for moment in moments:
         child = os.fork()  # nothing was computed yet: only the imports are shared
         if child == 0:
-            run(source, output, moment, victim=0)
+            run(source, output, config, moment, victim=0)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         expected = 0 if moment == "end" else -signal.SIGKILL

@@ -39,7 +39,7 @@ def test_a_failure_does_not_stop_the_others(
     assert [job["status"] for job in facts["jobs"]] == ["done", "failed", "done"]
     assert "there is no folder" in facts["jobs"][1]["error"]
     assert facts["jobs"][0]["ratio_float32"] >= 4
-    compress_checkpoint(sources[0], tmp_path / "alone", LightTokenConfig(4, metric="plain"))
+    compress_checkpoint(sources[0], tmp_path / "alone", LightTokenConfig(4.0, metric="plain"))
     assert file_contents(tmp_path / "out a") == file_contents(tmp_path / "alone")
     assert not (tmp_path / "out-b").exists()
     again = run_command(capfd, "compress-all", jobs, "--metric", "plain")
@@ -110,5 +110,5 @@ def test_processes_share_the_jobs(sources: list[Path], tmp_path: Path) -> None:
     facts = json.loads(done.stdout)
     assert [job["status"] for job in facts["jobs"]] == ["done", "done", "failed"]
     for source in sources:
-        compress_checkpoint(source, tmp_path / "alone" / source.name, LightTokenConfig(4, metric="plain"))
+        compress_checkpoint(source, tmp_path / "alone" / source.name, LightTokenConfig(4.0, metric="plain"))
         assert file_contents(tmp_path / f"out-{source.name}") == file_contents(tmp_path / "alone" / source.name)

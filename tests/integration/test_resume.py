@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -27,9 +29,9 @@ def source(dense: Path) -> Path:
 
 
 def go(source: Path, output: Path, config: dict[str, object], *moments: str, processes: int = 1) -> int:
-    (source / "lighttoken.json").write_text(json.dumps(config))
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] * (processes > 1)
-    command = [sys.executable, *launcher, "-m", "tests.integration.killed_runs", str(source), str(output), *moments]
+    arguments = [str(source), str(output), json.dumps(config), *moments]
+    command = [sys.executable, *launcher, "-m", "tests.integration.killed_runs", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=400)
     assert processes > 1 or done.returncode == 0, done.stderr[-4000:]
@@ -90,6 +92,23 @@ def test_a_damaged_state_file_is_not_used(source: Path, output: Path) -> None:
     assert file_contents(output) == file_contents(output.with_name("whole"))
 
 
+def test_the_log_can_be_followed(source: Path, output: Path, tmp_path: Path) -> None:
+    errors: list[float] = []
+
+    def follow(what: str, done: int, total: int) -> None:
+        if what == ROUNDS and done > 1:
+            last = (tmp_path / "log").read_text().splitlines()[-1]
+            assert f"{ROUNDS} {done - 1}/{total}, error " in last
+            errors.append(float(last.split("error ")[1].split(",")[0]))
+
+    report = compress_checkpoint(source, output, LightTokenConfig(code_bits=8), progress=follow, log=tmp_path / "log")
+    assert errors[-1] == pytest.approx(report.tables[0].relative_error, rel=0.2)
+    assert errors[0] > errors[-1]
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert len([line for line in lines if "0 s left" in line and ROUNDS in line]) >= 1
+    assert "writing (MiB) 1/1" in lines[-1]
+
+
 def test_a_stopped_run_keeps_what_it_finished(source: Path, output: Path) -> None:
     def stop(what: str, done: int, total: int) -> None:
         if done == 4:
@@ -102,6 +121,23 @@ def test_a_stopped_run_keeps_what_it_finished(source: Path, output: Path) -> Non
     steps: list[tuple[str, int, int]] = []
     compress_checkpoint(source, output, LightTokenConfig(code_bits=8), progress=lambda *step: steps.append(step))
     assert steps[0][:2] == (ROUNDS, 5)
+
+
+def test_ctrl_c_on_the_command_line(source: Path, output: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    settings = ["--code-bits", "200", "--metric", "plain", "--log", str(tmp_path / "log")]
+    command = [sys.executable, "-m", "transformers_lighttoken", "compress", str(source), str(output), *settings]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    run = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "log").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    run.send_signal(signal.SIGINT)
+    _, told = run.communicate(timeout=120)
+    assert run.returncode == 130, told
+    assert told.splitlines()[-1] == "stopped; the same command goes on from the last finished stage"
+    assert not output.exists()
+    assert names(output.parent / ".output.partial") == ["lock", "state"]
 
 
 @pytest.mark.multiprocess

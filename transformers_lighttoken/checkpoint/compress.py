@@ -28,8 +28,9 @@ from ..version import __version__
 from .code_table import TableCoder
 from .files import WEIGHTS, WEIGHTS_INDEX
 from .output import new_folder, refuse_inside, state_folder
+from .run_log import RunLog
 from .source import Source, refuse_quantized, resolve_source
-from .state import open_state
+from .state import open_state, remove_state
 from .tables import TableSource, build_skeleton, find_tables
 from .tensor_file import DTYPES, NewTensor
 from .weights import convert_weights, read_weights
@@ -49,6 +50,7 @@ def compress_checkpoint(
     progress: Progress | None = None,
     accelerator: Accelerator | None = None,
     restart: bool = False,
+    log: str | os.PathLike[str] | None = None,
 ) -> CompressionReport:
     """Compresses the token-embedding tables of a checkpoint; every other tensor is copied byte for byte.
 
@@ -69,6 +71,7 @@ def compress_checkpoint(
         accelerator: of the processes that work together, each of which makes this call; each codes its share of the
             rows. The stored bytes do not depend on their number. None for a single process.
         restart: forget what a stopped run has finished.
+        log: a file to add a line to at each step: stage, error so far, bytes exchanged, time left.
 
     Returns:
         What was stored, and how faithful it is.
@@ -92,7 +95,8 @@ def compress_checkpoint(
         refuse_quantized(found)
         refuse_inside(output, found.folder)
     settings = _settings(config, found, torch_device, frequencies, calibration, processes)
-    with ExitStack() as stack, progress_bars(progress, shown=processes.is_main) as report:
+    with ExitStack() as stack, progress_bars(progress, shown=processes.is_main) as shown:
+        report = RunLog(shown, None if log is None else Path(log).expanduser(), processes)
         folder = processes.on_main(lambda: stack.enter_context(new_folder(output)))
         state = state_folder(folder)
         processes.on_main(lambda: open_state(state, settings, restart))
@@ -104,7 +108,9 @@ def compress_checkpoint(
             sources = find_tables(skeleton, weights, config)
             tokenizer = tokenizer_of(skeleton, [entry.site for entry in sources])
         load_model = _model_loader(skeleton, found.folder, torch_device)
-        context = FittingContext(config, load_model, tokenizer, frequencies, calibration, report)
+        context = FittingContext(
+            config, load_model, tokenizer, frequencies, calibration, report, on_error=report.note_error
+        )
         coder = TableCoder(context, processes, torch_device, state)
         results = {entry.site.owner: coder.code(entry, number) for number, entry in enumerate(sources)}
         recorded = _record(config, results, _origin(found, torch_device, frequencies, calibration))
@@ -113,6 +119,7 @@ def compress_checkpoint(
         new_config = {**found.config, "quantization_config": recorded.to_dict()}
         processes.on_main(lambda: write_checkpoint(folder, found, weights, change, new_config, report))
         processes.on_main(stack.close)
+        remove_state(state)  # of this process, where it is on another machine
     return processes.on_main(lambda: compression_report(output))
 
 

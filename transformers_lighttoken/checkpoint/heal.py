@@ -18,7 +18,7 @@ from ..coding.encode import Progress
 from ..coding.plan import EXACT_DTYPES
 from ..coding.table import CompressedTable
 from ..config import LightTokenConfig
-from ..evaluation.fidelity import table_fidelity
+from ..evaluation.fidelity import block_fidelities, cosines_of, fidelity_of
 from ..modeling.checkpoint import checkpoint_digest, matching_name
 from ..modeling.heal import HealingOptions, HealingResult, heal_model
 from ..modeling.sites import owners
@@ -174,12 +174,12 @@ def _write(
         change.removed |= {tensor.key for tensor in (*entry.tensors.values(), *entry.latents)}
         for key, tensor in table.tensors.items():
             change.add(entry.tensors[key].key, NewTensor.of(tensor), entry.tensors[key].path.name)
-        weight, decoded = weights[f"{name}.weight"].detach().cpu(), table.decode_all()
+        blocks = block_fidelities(weights[f"{name}.weight"].detach().cpu(), table.decode_all())
         recorded[entry.name] = {
             **entry.provenance,
             "digest": table.digest(),
-            **asdict(table_fidelity(weight, decoded)),
-            "cosine_histogram": cosine_histogram(weight, decoded),
+            **asdict(fidelity_of(blocks)),
+            "cosine_histogram": cosine_histogram(cosines_of(blocks)),
         }
     config = _record(checkpoint.config, checkpoint_digest(stored, checkpoint.config.tables or {}), recorded, facts)
     new_config = {**checkpoint.source.config, "quantization_config": config.to_dict()}

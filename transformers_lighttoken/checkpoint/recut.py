@@ -13,10 +13,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..coding.encode import Progress
-from ..coding.table import CompressedTable, digest_of
+from ..coding.table import CompressedTable
 from ..config import FORMAT_VERSION, LightTokenConfig
 from ..evaluation.fidelity import table_fidelity
-from ..modeling.checkpoint import matching_name
+from ..modeling.checkpoint import checkpoint_digest, matching_name
 from ..modeling.fitting import FittingContext, fit_table, tokenizer_of
 from ..modeling.sites import TableSite, find_sites
 from ..modeling.surgery import share_heads
@@ -164,9 +164,8 @@ def _record(
 ) -> LightTokenConfig:
     recorded = copy.deepcopy(wish)
     recorded.tables = {name: table.plan.to_dict() for name, table in tables.items()}
-    recorded.digest = digest_of(
-        {f"{name}.{key}": tensor for name, table in tables.items() for key, tensor in table.tensors.items()}
-    )
+    stored = {f"{name}.{key}": tensor for name, table in tables.items() for key, tensor in table.tensors.items()}
+    recorded.digest = checkpoint_digest(stored, recorded.tables)
     recorded.format_version, recorded.plugin_version = FORMAT_VERSION, __version__
     recorded.provenance = {**(source.provenance or {}), "recut_from": source.digest, "tables": facts}
     return recorded

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..coding.journal import Finished
 from ..coding.table import digest_of
 from ..distributed import Processes
-from .output import OutputError
+from .output import OutputError, has_state
 
 _SETTINGS = "settings.json"
 _FACTS = "facts"
@@ -45,7 +45,7 @@ def open_state(folder: Path, settings: Mapping[str, Any], restart: bool) -> bool
         shutil.rmtree(folder, ignore_errors=True)
     content = json.dumps(settings, indent=2, sort_keys=True)
     earlier = _read_settings(path)
-    if earlier is not None:
+    if earlier is not None and has_state(folder):
         now = json.loads(content)
         changed = [key for key in sorted(now.keys() | earlier.keys()) if now.get(key) != earlier.get(key)]
         if changed:
@@ -59,6 +59,12 @@ def open_state(folder: Path, settings: Mapping[str, Any], restart: bool) -> bool
     folder.mkdir(parents=True)
     _write(path, content.encode())
     return False
+
+
+def remove_state(folder: Path) -> None:
+    """Removes the state files of a complete run, with the folder that they lie in beside the output."""
+    if folder.is_dir():
+        shutil.rmtree(folder.parent, ignore_errors=True)
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

@@ -8,6 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from ..distributed import ProcessError
 from ..version import __version__
 from . import checkpoints, compress_all, demo, evaluate, heal, push, recut
 
@@ -55,9 +56,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except Exception as error:
         if "--debug" in given or os.environ.get("LIGHTTOKEN_DEBUG", "0") not in ("", "0"):
             raise
-        sys.stderr.write(f"error: {_one_line(error)}\n")
+        if not _told_by_another(error):
+            sys.stderr.write(f"error: {_one_line(error)}\n")
         sys.exit(1)
     sys.exit(0)
+
+
+def _told_by_another(error: Exception) -> bool:
+    """Whether this is one of several processes, and another one tells of the error."""
+    return os.environ.get("RANK", "0") != "0" and isinstance(error, (ValueError, TypeError, ProcessError))
 
 
 def _one_line(error: Exception) -> str:

@@ -13,7 +13,7 @@ from ..checkpoint.decompress import decompress_checkpoint
 from ..config import LightTokenConfig
 from ..distributed import launched_accelerator
 from ..report import compression_report
-from .common import DebugOption, JsonOption, show, show_json, working
+from .common import DebugOption, JsonOption, going_on_later, show, show_json, working
 from .inputs import read_frequencies, read_texts
 
 
@@ -100,6 +100,9 @@ def compress(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
     subfolder: Annotated[str, typer.Option(help="Of the source, where the model lies.")] = "",
     restart: Annotated[bool, typer.Option("--restart", help="Forget what a stopped run has finished.")] = False,
+    log: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Add a line to this file at each step: it can be followed.")
+    ] = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -118,7 +121,7 @@ def compress(
         modules_to_not_convert=modules_to_not_convert or None,
     )
     start = time.perf_counter()
-    with working():
+    with working(), going_on_later():
         accelerator = launched_accelerator(device.value)
         report = compress_checkpoint(
             source,
@@ -131,6 +134,7 @@ def compress(
             device=device.value,
             accelerator=accelerator,
             restart=restart,
+            log=log,
         )
     if accelerator is not None and not accelerator.is_main_process:
         return

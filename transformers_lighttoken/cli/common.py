@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
@@ -20,6 +22,17 @@ def working() -> Iterator[None]:
     """While a command works, whatever is printed goes to standard error: standard output is for its result."""
     with contextlib.redirect_stdout(sys.stderr):
         yield
+
+
+@contextlib.contextmanager
+def going_on_later() -> Iterator[None]:
+    """Ctrl-C ends a command that can go on later with a line that says so, and exit status 130 as in a shell."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if os.environ.get("RANK", "0") == "0":
+            sys.stderr.write("stopped; the same command goes on from the last finished stage\n")
+        raise typer.Exit(128 + signal.SIGINT) from None
 
 
 def show_json(result: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from ..checkpoint.compress_all import Job, JobResult, compress_all
 from ..config import LightTokenConfig
 from ..distributed import Processes, launched_accelerator
 from .checkpoints import Device, Metric, Solver, TiePolicy, Tiers
-from .common import DebugOption, JsonOption, show, show_json, working
+from .common import DebugOption, JsonOption, going_on_later, show, show_json, working
 
 _COLUMNS = ("source", "output", "ratio", "revision", "subfolder")
 
@@ -56,7 +56,7 @@ def compress_all_command(
         "tie_policy": tie_policy.value,
     }
     jobs = [_job(entry, ratio, options) for entry in read_jobs(jobs_list)]
-    with working():
+    with working(), going_on_later():
         processes = Processes(launched_accelerator(device.value))
         results = compress_all(jobs, processes, device=device.value, restart=restart, told=_tell)
     failed = sum(result.status == "failed" for result in results)

@@ -43,6 +43,7 @@ class EncodeOptions:
         share: which rows this process codes; it gets the whole table all the same.
         journal: remembers what is finished, so that a stopped run goes on from there.
         nested_in: a larger code of the same table; the first bits of its base code are kept, and only refitted.
+        on_error: told the relative error of the base code after each round of refinement, before `progress` is.
     """
 
     solver: str = "refined"
@@ -53,6 +54,7 @@ class EncodeOptions:
     share: RowShare = ALL_ROWS
     journal: Journal = NO_JOURNAL
     nested_in: CompressedTable | None = None
+    on_error: Callable[[float], None] | None = None
 
 
 @one_thread_each
@@ -180,9 +182,15 @@ def _encode_base(
     if start is None or kept is not None or options.solver == "refined":
         refiner = Refiner(residual, metric, options.seed, options.share)
         rounds = num_rounds(plan.stage_bits, schedule, start is None)
+
+        def finish_round(number: int, error: float) -> None:
+            if options.on_error is not None:
+                options.on_error(error)
+            report("refinement rounds", number + 1, rounds)
+
         start, decoder, scale = encode_nested(
             refiner, plan.stage_bits, plan.decoder_dtype, schedule, start,
-            on_round=lambda number: report("refinement rounds", number + 1, rounds), journal=options.journal,
+            on_round=finish_round, journal=options.journal,
         )  # fmt: skip
     stored["codes"], stored["decoder"], stored["decoder_scale"] = pack_bits(start), decoder, scale
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from .initialize import initialize_codes
 from .journal import NO_JOURNAL, Journal
 from .packing import pack_bits, unpack_rows
-from .refine import Refiner, RefineSchedule
+from .refine import Correlations, Refiner, RefineSchedule
 
 # Weight of all prefixes' errors together beside that of the whole code's.
 _PREFIX_WEIGHT = 0.8
@@ -43,7 +43,7 @@ def encode_nested(
     decoder_dtype: str,
     schedule: RefineSchedule,
     start: Tensor | None = None,
-    on_round: Callable[[int], None] | None = None,
+    on_round: Callable[[int, float], None] | None = None,
     journal: Journal = NO_JOURNAL,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Codes rows in nested stages.
@@ -54,7 +54,7 @@ def encode_nested(
         decoder_dtype: how the decoder is stored.
         schedule: of the refinement.
         start: (n, up to m) bool codes to refine; stages fitted in closed form and refined one by one when None.
-        on_round: told the number of each finished round.
+        on_round: told the number of each finished round, and the share of the rows' energy that is left.
         journal: remembers the codes of finished rounds, which are all that the further ones depend on.
 
     Returns:
@@ -62,12 +62,12 @@ def encode_nested(
     """
     finished, codes = _begun(journal, refiner.targets, start)
 
-    def report() -> None:
+    def report(found: Correlations) -> None:
         nonlocal finished
         finished += 1
         journal.save("refinement", finished, {"codes": pack_bits(codes), "bits": torch.tensor(codes.shape[1])})
         if on_round is not None:
-            on_round(finished - 1)
+            on_round(finished - 1, refiner.relative_error(found))
 
     rounds_before = 0
     if start is None:

@@ -121,6 +121,7 @@ class Refiner:
         self.metric = metric
         self.seed = seed
         self.share = share
+        self._energy: float | None = None
 
     def correlate(self, codes: Tensor, first_bit: int = 0, kept: Correlations | None = None) -> Correlations:
         """Sums over all rows of all processes.
@@ -201,7 +202,7 @@ class Refiner:
         schedule: RefineSchedule,
         first_bit: int = 0,
         prefixes: Mapping[int, float] | None = None,
-        on_round: Callable[[], None] | None = None,
+        on_round: Callable[[Correlations], None] | None = None,
         first_round: int = 0,
     ) -> Correlations:
         """Alternates sweeps and refits as a schedule says.
@@ -211,7 +212,7 @@ class Refiner:
             schedule: rounds and noise.
             first_bit: bits before it stay as they are.
             prefixes: numbers of first bits whose error alone counts too, each with its weight.
-            on_round: called after each round.
+            on_round: given the correlations after each round.
             first_round: rounds that an earlier run has finished. The codes are all that the further ones depend on.
 
         Returns:
@@ -225,7 +226,7 @@ class Refiner:
             self.sweep(codes, objective, schedule.sweeps, temperature, round_number, first_bit)
             found = self.correlate(codes, first_bit, kept)
             if on_round is not None:
-                on_round()
+                on_round(found)
         return found
 
     def finish(
@@ -246,6 +247,16 @@ class Refiner:
         objective = self._objective(dequantize_rows(stored, scale), found, prefixes or {})
         self.sweep(codes, objective, schedule.sweeps, 0.0, schedule.rounds, first_bit)
         return stored, scale
+
+    def relative_error(self, found: Correlations) -> float:
+        """Squared error that the best decoder leaves, as a share of the rows' energy, in the plain metric."""
+        if self._energy is None:
+            energy = torch.zeros(1, dtype=torch.float64, device=self.targets.device)
+            for _, rows in row_blocks(self.targets):
+                add_exactly(energy, rows.square().sum())
+            self._energy = float(self.share.reduce(energy))
+        explained = float((found.decoder().double() * found.cross).sum())
+        return max(0.0, 1.0 - explained / self._energy) if self._energy > 0 else 0.0
 
     def _objective(self, decoder: Tensor, found: Correlations, prefixes: Mapping[int, float]) -> Objective:
         objective = Objective.of(decoder, self.metric)

@@ -42,10 +42,13 @@ def table_fidelity(original: Tensor, approximation: Tensor) -> Fidelity:
             "original and approximation must be non-empty matrices of one shape (V, d), got "
             f"{tuple(original.shape)} and {tuple(approximation.shape)}."
         )
-    blocks = []
-    for place, block in row_blocks(original.detach()):
-        blocks.append(block_fidelity(block, approximation.detach()[place]))
-    return fidelity_of(blocks)
+    return fidelity_of(block_fidelities(original, approximation))
+
+
+def block_fidelities(original: Tensor, approximation: Tensor) -> list[Tensor]:
+    """What each block of rows of a table adds to its fidelity (see `block_fidelity`)."""
+    blocks = row_blocks(original.detach())
+    return [block_fidelity(block, approximation.detach()[place]) for place, block in blocks]
 
 
 def block_fidelity(original: Tensor, approximation: Tensor) -> Tensor:

@@ -98,6 +98,7 @@ class FittingContext:
         share: which rows this process codes.
         journal: remembers what is finished of the table.
         nested_in: a larger code of the table, where the result is to keep the first bits of its base code.
+        on_error: told the error so far.
         measure: does the measuring, on the process where it is to be done, and gives its result to all.
     """
 
@@ -110,6 +111,7 @@ class FittingContext:
     share: RowShare = ALL_ROWS
     journal: Journal = NO_JOURNAL
     nested_in: CompressedTable | None = None
+    on_error: Callable[[float], None] | None = None
     measure: Callable[[Callable[[], Measurements]], Measurements] = lambda work: work()
 
 
@@ -153,6 +155,7 @@ def fit_table(
         share=context.share,
         journal=context.journal,
         nested_in=context.nested_in,
+        on_error=context.on_error,
     )
     return coded, measured
 

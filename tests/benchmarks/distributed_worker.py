@@ -1,0 +1,55 @@
+"""One process of tests.benchmarks.distributed: compresses and writes down time, peak memory and traffic."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from transformers_lighttoken import LightTokenConfig
+from transformers_lighttoken.checkpoint import compress
+from transformers_lighttoken.distributed import Processes, launched_accelerator
+
+
+def resident(field: str) -> int:
+    """Resident bytes of this process, now (VmRSS) or at most (VmHWM)."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(field + ":"))
+
+
+def main() -> None:
+    """Compresses argument 1 into argument 2 at the ratio of argument 3."""
+    source, output, ratio = sys.argv[1:]
+    accelerator = launched_accelerator("cpu")
+    made: list[Processes] = []
+
+    class Followed(Processes):
+        def __init__(self, *arguments: object) -> None:
+            super().__init__(accelerator)
+            made.append(self)
+
+        def reduce(self, total):  # noqa: ANN001, ANN202
+            before = self.bytes_exchanged
+            result = super().reduce(total)
+            if total.dim() == 2:
+                rounds.append((tuple(total.shape), self.bytes_exchanged - before))
+            return result
+
+    rounds: list[tuple[tuple[int, ...], int]] = []
+    compress.Processes = Followed
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident("VmRSS")
+    start = time.perf_counter()
+    config = LightTokenConfig(compression_ratio=float(ratio), metric="plain", tiers="equal")
+    report = compress.compress_checkpoint(source, output, config, accelerator=accelerator, progress=lambda *_: None)
+    facts = {
+        "seconds": time.perf_counter() - start,
+        "peak_bytes": resident("VmHWM") - before,
+        "code_bits": report.tables[0].plan.code_bits,
+        "last_round_bytes": rounds[-1][1] if rounds else 0,
+        "all_bytes": made[0].bytes_exchanged,
+    }
+    Path(f"{output}-{made[0].index}.json").write_text(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main()
