@@ -106,7 +106,9 @@ def compress_checkpoint(
         context = FittingContext(config, load_model, tokenizer, frequencies, calibration, report)
         coder = TableCoder(context, processes, torch_device, state)
         results = {entry.site.owner: coder.code(entry, number) for number, entry in enumerate(sources)}
-        recorded = _record(config, results, _origin(found, torch_device, frequencies, calibration))
+        inside = {"subfolder": subfolder} if subfolder else {}
+        origin = _origin(found, torch_device, frequencies, calibration) | inside
+        recorded = _record(config, results, origin)
         change = _change(sources, {name: table for name, (table, _) in results.items()})
         new_config = {**found.config, "quantization_config": recorded.to_dict()}
         processes.on_main(lambda: write_checkpoint(folder, found, weights, change, new_config, report))
