@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .coding.table import CompressedTable
 from .config import LightTokenConfig
+from .hub.registration import register_hub_methods
 from .modeling.compress import compress_model
 from .modeling.embedding import LightTokenEmbedding
 from .modeling.quantizer import register
@@ -50,3 +51,4 @@ def __getattr__(name: str) -> Any:
 
 
 register()
+register_hub_methods()

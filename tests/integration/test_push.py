@@ -225,7 +225,7 @@ class TestRefusedBeforeAnythingIsSent:
     def test_no_licence_in_the_card_on_the_hub(self, logged_in: HubServer, tiny: Path):
         (tiny / "README.md").unlink()
         logged_in.store.create_repo("bob/base")
-        with pytest.raises(ValueError, match="license is not known: the card of bob/base names none"):
+        with pytest.raises(ValueError, match="license is not known: none was found in a card of bob/base"):
             push_compressed(tiny, REPO, base_model="bob/base")
 
     def test_licence_that_the_hub_does_not_know(self, tiny: Path):

@@ -80,6 +80,32 @@ class TestModel:
         with pytest.raises(TypeError, match="licence"):
             model.push_to_hub(REPO, licence="mit")
 
+    def test_saving_with_a_push_sends_what_was_saved_under_our_card(self, logged_in: HubServer, tiny: Path):
+        model = AutoModel.from_pretrained(tiny)
+        state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+        state["encoder.layer.0.output.dense.bias"] += 1
+        folder = tiny.parent / "saved"
+        folder.mkdir()
+        (folder / "notes.txt").write_text("not to be published\n")
+        given = {"repo_id": REPO, "private": True, "commit_message": "Saved", "token": logged_in.write_token}
+        model.save_pretrained(folder, True, state, push_to_hub=True, **given)
+        there = logged_in.snapshot(REPO)
+        assert (there.private, there.history["main"]) == (True, ("Saved", "initial commit"))
+        assert (front_matter(card_of(logged_in)) or {})["license"] == "mit"
+        files = there.files["main"]
+        assert "notes.txt" not in files
+        assert files["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+        saved = AutoModel.from_pretrained(folder).state_dict()["encoder.layer.0.output.dense.bias"]
+        assert torch.equal(saved, state["encoder.layer.0.output.dense.bias"])
+        assert not (folder / "README.md").exists()
+
+    def test_saving_with_a_push_is_named_after_the_folder(self, logged_in: HubServer, tiny: Path):
+        model = AutoModel.from_pretrained(tiny)
+        model.save_pretrained(tiny.parent / "named", push_to_hub=True, create_pr=False)
+        assert "compressed by\n[LightToken]" in card_of(logged_in, "alice/named")
+        model.save_pretrained(tiny.parent / "not-pushed", push_to_hub=False)
+        assert logged_in.snapshot("alice/not-pushed").heads == {}
+
     def test_dequantized_model_pushes_as_transformers_does(self, logged_in: HubServer, tiny: Path):
         model = AutoModel.from_pretrained(tiny)
         model.dequantize().push_to_hub(REPO)
@@ -132,6 +158,39 @@ class TestTrainer:
         assert "pipeline_tag" not in data  # that of the base model; the head is another one
         files = logged_in.snapshot("alice/trained").files["main"]
         assert files.keys() >= {BYTES_PICTURE, "model.safetensors"}
+
+    def test_trainers_with_cards_of_their_own(self, logged_in: HubServer, trainer: Trainer):
+        class OwnCard(Trainer):
+            def create_model_card(self, model_name: str | None = None, tags: str | None = None) -> None:  # pyright: ignore
+                card = (
+                    f"---\nlibrary_name: own\n---\n\n# Own card\n\n## Training procedure\n\nTrained as {model_name}.\n"
+                )
+                Path(str(self.args.output_dir), "README.md").write_text(card)
+
+        class Deeper(OwnCard):
+            def create_model_card(self, *args: str, **kwargs: str) -> None:  # pyright: ignore
+                super().create_model_card(*args, **kwargs)
+                path = Path(str(self.args.output_dir), "README.md")
+                path.write_text(path.read_text() + "And deeper.\n")
+
+        trainer.__class__ = Deeper
+        trainer.push_to_hub(tags="small")
+        card = card_of(logged_in, "alice/trained")
+        assert "Own card" not in card
+        assert "## Training after compression\n\nTrained as trained.\nAnd deeper." in card
+        data = front_matter(card) or {}
+        assert (data["library_name"], data["tags"]) == ("transformers", ["lighttoken", "compressed", "small"])
+        assert data["language"] == ["en", "no"]  # of the base model, and not the first argument of an own method
+
+    def test_run_without_the_hub_goes_on_where_our_card_cannot_be_made(
+        self, tiny: Path, trainer: Trainer, caplog: pytest.LogCaptureFixture
+    ):
+        (tiny / "README.md").unlink()
+        trainer.hub_model_id = None
+        trainer.save_model(_internal_call=True)
+        trainer.create_model_card()
+        assert "license is not known" in caplog.text
+        assert "- learning_rate: 5e-05" in Path(str(trainer.args.output_dir), "README.md").read_text()
 
     def test_dense_models_keep_the_card_of_the_trainer(self, logged_in: HubServer, tiny: Path, trainer: Trainer):
         trainer.model.dequantize()  # pyright: ignore

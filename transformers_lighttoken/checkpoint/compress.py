@@ -113,7 +113,9 @@ def compress_checkpoint(
         )
         coder = TableCoder(context, processes, torch_device, state)
         results = {entry.site.owner: coder.code(entry, number) for number, entry in enumerate(sources)}
-        recorded = _record(config, results, _origin(found, torch_device, frequencies, calibration))
+        inside = {"subfolder": subfolder} if subfolder else {}
+        origin = _origin(found, torch_device, frequencies, calibration) | inside
+        recorded = _record(config, results, origin)
         recorded.shared_heads = {entry.site.owner: list(entry.site.heads) for entry in sources}
         change = _change(sources, {name: table for name, (table, _) in results.items()})
         new_config = {**found.config, "quantization_config": recorded.to_dict()}

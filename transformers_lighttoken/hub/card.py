@@ -85,6 +85,8 @@ def _values(facts: CardFacts) -> dict[str, Any]:
         "plans": [_plan(table, facts) for table in report.tables],
         "has_tiers": any(table.plan.tiers for table in report.tables),
         "command": command(facts),
+        "is_healed": bool((facts.config.provenance or {}).get("healed")),
+        "is_changed": any(table.relative_error is None for table in report.tables),
         "config": config_as_json(facts.config),
         "versions": [f"{one_line(name)} {one_line(version)}" for name, version in sorted(report.versions.items())],
         "licence": " or ".join([licences] if isinstance(licences := facts.licence.license, str) else licences),

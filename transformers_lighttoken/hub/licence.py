@@ -41,19 +41,23 @@ def choose_licence(
     """
     if license is None:
         if base.card.license is None:
-            where = f"the card of {base.name}" if base.name else "no card of a base model"
+            where = f"in a card of {base.name}" if base.name else "in any card of a base model"
             raise ValueError(
-                f"license is not known: {where} names {'none' if base.name else 'one'}, and none was given. Look up "
-                "the base model's licence and pass it: license='apache-2.0', say (on the command line --license)."
+                f"license is not known: none was found {where}, and none was given. Look up the base model's licence "
+                "and pass it: license='apache-2.0', say (on the command line --license)."
             )
-        inherited_link = _reachable(base.card.license_link, base, files)
-        return Licence(base.card.license, name or base.card.license_name, link or inherited_link)
+        license = base.card.license
+    if not license:
+        raise ValueError(f"license must name at least one licence, got {license!r}: leave it out to take the base's.")
     for one in [license] if isinstance(license, str) else license:
         if not isinstance(one, str) or not WORD.fullmatch(one):
             raise ValueError(f"license must be an identifier of the Hub such as 'apache-2.0', got {one_line(one)!r}.")
     if link is not None and not (ADDRESS.fullmatch(link) or FILE.fullmatch(link)):
         raise ValueError(f"license_link must be an address or the name of a file, got {one_line(link)!r}.")
-    return Licence(license, one_line(name) if name else None, link, inherited=license == base.card.license)
+    inherited = license == base.card.license
+    if inherited:
+        name, link = name or base.card.license_name, link or _reachable(base.card.license_link, base, files)
+    return Licence(license, one_line(name) if name else None, link, inherited)
 
 
 def _reachable(link: str | None, base: BaseModel, files: Collection[str]) -> str | None:

@@ -1,7 +1,7 @@
 """`model.push_to_hub` of a compressed model: as `push_compressed`, with the card of the checkpoint it came from."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, HfApi
@@ -31,6 +31,8 @@ def push_model(
     base_model: str | None = None,
     language: str | list[str] | None = None,
     evaluation: Evaluation | Sequence[Evaluation] | None = None,
+    folder: Path | None = None,
+    written: Collection[str] | None = None,
 ) -> CommitInfo:
     """Pushes a compressed model from memory, without its tokenizer, as transformers does.
 
@@ -51,6 +53,8 @@ def push_model(
         base_model: repository of the model that was compressed; what is known of it when None.
         language: of the model; that of the model it was loaded from when None.
         evaluation: JSON files of `lighttoken evaluate`, or what they hold.
+        folder: where the model has been saved already; saved anew when None.
+        written: the files there that belong to the model; all when None.
 
     Returns:
         The commit.
@@ -71,9 +75,11 @@ def push_model(
         base_card=card,
     )
     options = PushOptions(private, revision, create_pr, token, commit_message, commit_description)
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder, max_shard_size=max_shard_size or "50GB")
-        return push_checkpoint(Path(folder), repo_id, wishes, options)
+    if folder is not None:
+        return push_checkpoint(folder, repo_id, wishes, options, written)
+    with tempfile.TemporaryDirectory() as new:
+        model.save_pretrained(new, max_shard_size=max_shard_size or "50GB")
+        return push_checkpoint(Path(new), repo_id, wishes, options)
 
 
 def origin_of(model: PreTrainedModel, api: HfApi) -> tuple[str | None, BaseCard | None]:

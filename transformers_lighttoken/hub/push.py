@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,12 +109,17 @@ def push_compressed(
     return push_checkpoint(Path(folder), repo_id, wishes, options)
 
 
-def push_checkpoint(folder: Path, repo_id: str, wishes: CardWishes, options: PushOptions) -> CommitInfo:
-    """As `push_compressed`, with its arguments in two groups."""
+def push_checkpoint(
+    folder: Path, repo_id: str, wishes: CardWishes, options: PushOptions, carried: Collection[str] | None = None
+) -> CommitInfo:
+    """As `push_compressed`, with its arguments in two groups.
+
+    Beside the model's config and weights, only the files in `carried` are pushed; all when None.
+    """
     _check_arguments(repo_id, options)
     checkpoint = read_compressed(folder)
     report = compression_report(folder)
-    files = files_to_push(checkpoint)
+    files = files_to_push(checkpoint, carried)
 
     api = HfApi(token=options.token, library_name="transformers-lighttoken", library_version=__version__)
     client = HubClient.log_in(api, repo_id, create_pr=options.create_pr)
@@ -138,11 +143,13 @@ def push_checkpoint(folder: Path, repo_id: str, wishes: CardWishes, options: Pus
     )
 
 
-def files_to_push(checkpoint: CompressedCheckpoint) -> dict[str, Path | bytes]:
+def files_to_push(checkpoint: CompressedCheckpoint, carried: Collection[str] | None = None) -> dict[str, Path | bytes]:
     """The files of a checkpoint that go to the Hub, by path: hidden ones and those that a push makes stay behind."""
     folder, weights = checkpoint.source.folder, checkpoint.weights
-    carried = [name for name in checkpoint.source.carried_files() if name not in _OURS]
-    visible = [name for name in carried if not any(part.startswith(".") for part in name.split("/"))]
+    beside = [name for name in checkpoint.source.carried_files() if carried is None or name in carried]
+    visible = [
+        name for name in beside if name not in _OURS and not any(part.startswith(".") for part in name.split("/"))
+    ]
     index = [WEIGHTS_INDEX] if weights.index is not None else []
     return {name: folder / name for name in (CONFIG, *weights.metadata, *index, *visible)}
 

@@ -7,8 +7,9 @@ from ..config import LightTokenConfig
 from .facts import CardFacts
 
 _STATE = ("tables", "digest", "provenance", "shared_heads", "quant_method", "format_version", "plugin_version")
-_NO_OPTION = ("warm_start", "metric", "decoder_dtype")  # of the command line
-_OPTIONS = ("rank", "num_stages", "alpha", "solver", "tiers", "tie_policy")
+_NO_OPTION = ("warm_start", "decoder_dtype")  # of the command line
+_OPTIONS = ("rank", "num_stages", "alpha", "solver", "tiers", "metric", "tie_policy")
+_DEVICES = ("cpu", "cuda")
 
 
 def config_as_json(config: LightTokenConfig) -> str:
@@ -19,8 +20,15 @@ def config_as_json(config: LightTokenConfig) -> str:
 
 
 def command(facts: CardFacts) -> str | None:
-    """The command that compresses the base model in the same way; None if the config goes beyond its options."""
+    """The command that compressed the base model.
+
+    None if the config goes beyond its options, or no command made the tables: of a model that was compressed in memory
+    it is not recorded what it was given.
+    """
     config, defaults = facts.config, LightTokenConfig()
+    recorded = config.provenance or {}
+    if not recorded.get("tables"):
+        return None
     if any(getattr(config, name) != getattr(defaults, name) for name in _NO_OPTION):
         return None
     size = ["--code-bits", config.code_bits] if config.code_bits is not None else ["--ratio", config.compression_ratio]
@@ -40,8 +48,12 @@ def command(facts: CardFacts) -> str | None:
         words += ["--modules-to-not-convert", name]
     if facts.base.revision:
         words += ["--revision", facts.base.revision]
+    if isinstance(recorded.get("subfolder"), str) and facts.base.name:
+        words += ["--subfolder", recorded["subfolder"]]
+    if recorded.get("device") in _DEVICES:
+        words += ["--device", recorded["device"]]
     for name in ("frequencies", "calibration"):
-        if (config.provenance or {}).get(name):
+        if recorded.get(name):
             words += [f"--{name}", "FILE"]
     line = shlex.join(f"{word:g}" if isinstance(word, float) else str(word) for word in words)
     return line if line.isprintable() and "`" not in line else None

@@ -112,7 +112,9 @@ def _read_json(path: Path, name: str) -> Mapping[str, Any]:
 def _check_digest(content: Mapping[str, Any], digest: str | None, name: str) -> None:
     if not isinstance(content.get("results"), list):
         raise ValueError(f'{name} has no list of "results": give the JSON that `lighttoken evaluate --json` prints.')
-    if content.get("digest") not in (None, digest):
+    if "digest" in content and content["digest"] is None:
+        raise ValueError(f"{name} is of a dense model: its digest is null. Evaluate the compressed checkpoint.")
+    if content.get("digest", digest) != digest:
         raise ValueError(
             f"{name} is of another model: it names the digest {one_line(content['digest'])}, the checkpoint has "
             f"{digest}. Evaluate this checkpoint."

@@ -1,7 +1,9 @@
 """What a compressed model does otherwise than its class: saving with a given state dict, casting, resizing."""
 
+import inspect
 import re
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,13 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .embedding import LightTokenEmbedding
 from .head import LightTokenHead, LightTokenView
+from .hub_methods import HubMethods, hub_methods
 from .resize import resize_head, resize_owner
 from .surgery import put_back, sharing_modules
 
 _TRAINERS_FOLDER = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-\d+")
 _OURS = (LightTokenEmbedding, LightTokenView, LightTokenHead)
+_SAVING = tuple(inspect.signature(PreTrainedModel.save_pretrained).parameters)[2:-1]  # without self, folder, kwargs
 
 
 class CompressedModel:
@@ -36,26 +40,31 @@ class CompressedModel:
                 on exactly where it was; None for folders that Trainer names `checkpoint-<step>`.
             **kwargs: of transformers' own method.
         """
-        from ..hub.trainer_card import keep_card_under_trainer
-
-        keep_card_under_trainer()
+        methods = hub_methods()
+        if methods is not None:
+            methods.before_saving()
         quantizer = getattr(self, "hf_quantizer", None)
         if quantizer is None:
             return self.dense_class.save_pretrained(self, save_directory, *args, **kwargs)
         if training_checkpoint is None:
             training_checkpoint = _TRAINERS_FOLDER.fullmatch(Path(save_directory).name) is not None
+        kwargs |= dict(zip(_SAVING, args, strict=False))
         quantizer.keeps_latents = training_checkpoint
-        quantizer.given_state_dict = kwargs.get("state_dict", args[1] if len(args) > 1 else None)
+        quantizer.given_state_dict = kwargs.get("state_dict")
+        save = partial(self.dense_class.save_pretrained, self, save_directory)
         try:
-            return self.dense_class.save_pretrained(self, save_directory, *args, **kwargs)
+            if methods is None or not kwargs.get("push_to_hub") or not _saves_model(self, kwargs):
+                return save(**kwargs)
+            _save_and_push(self, Path(save_directory), save, methods, kwargs)
         finally:
             quantizer.given_state_dict, quantizer.keeps_latents = None, False
 
     def push_to_hub(self: Any, repo_id: str, **kwargs: Any) -> Any:
         """Pushes as transformers does, with the card of `push_compressed` instead of a bare one."""
-        from ..hub.model_push import push_model
-
-        return push_model(self, repo_id, **kwargs)
+        methods = hub_methods()
+        if methods is None or not _saves_model(self, {}):
+            return self.dense_class.push_to_hub(self, repo_id, **kwargs)
+        return methods.push(self, repo_id, **kwargs)
 
     def half(self: Any) -> Any:
         """Casts to float16; the stored integers stay."""
@@ -111,6 +120,33 @@ def remove_methods(model: PreTrainedModel) -> None:
     for part in model.modules():
         if isinstance(part, CompressedModel):
             setattr(part, "__class__", part.dense_class)  # noqa: B010
+
+
+def _saves_model(model: Any, saving: dict[str, Any]) -> bool:
+    """Whether `save_pretrained` writes a checkpoint of the model, and not its adapter or the shards of a process."""
+    return not (getattr(model, "_hf_peft_config_loaded", False) or saving.get("distributed_checkpoint"))
+
+
+def _save_and_push(
+    model: Any, folder: Path, save: Callable[..., None], methods: HubMethods, given: dict[str, Any]
+) -> None:
+    """Saves, then pushes what was written; arguments that saving does not know are those of the push."""
+    saving = {name: value for name, value in given.items() if name in _SAVING and name != "push_to_hub"}
+    pushing = {name: value for name, value in given.items() if name not in _SAVING}
+    repo_id = pushing.pop("repo_id", None) or folder.resolve().name
+    before = _states(folder)
+    save(**saving)
+    written = {name for name, state in _states(folder).items() if before.get(name) != state}
+    is_main = saving.get("is_main_process", True)
+    if getattr(model, "should_save_on_this_rank", bool)(is_main):
+        methods.push(model, repo_id, folder=folder, written=written, token=saving.get("token"), **pushing)
+
+
+def _states(folder: Path) -> dict[str, tuple[int, int, int]]:
+    """What tells whether a file in a folder has been written."""
+    files = [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
+    stats = {path.name: path.stat() for path in files}
+    return {name: (stat.st_mtime_ns, stat.st_size, stat.st_ino) for name, stat in stats.items()}
 
 
 @cache

@@ -90,10 +90,16 @@ class TestLicence:
             "other", "a", "https://b.c", False
         )
 
+    def test_name_and_link_come_with_the_licence(self):
+        base = BaseModel("org/x", None, BaseCard(license="other", license_name="own", license_link="https://b.c"))
+        assert choose_licence("other", None, None, base, []) == choose_licence(None, None, None, base, [])
+        with pytest.raises(ValueError, match="license_link must be an address"):
+            choose_licence(None, None, "javascript:x", base, [])
+
     def test_is_never_made_up(self):
-        with pytest.raises(ValueError, match="license is not known: the card of org/x names none, and none was given"):
+        with pytest.raises(ValueError, match="none was found in a card of org/x, and none was given"):
             choose_licence(None, None, None, BaseModel("org/x"), [])
-        with pytest.raises(ValueError, match="no card of a base model names one"):
+        with pytest.raises(ValueError, match="none was found in any card of a base model"):
             choose_licence(None, None, None, BaseModel(), [])
 
     @pytest.mark.parametrize(
@@ -104,6 +110,7 @@ class TestLicence:
                 "license must be an identifier of the Hub such as 'apache-2.0', got 'my licence'",
             ),
             ((["mit", 3], None, None), "license must be an identifier of the Hub such as 'apache-2.0', got '3'"),
+            (([], None, None), r"license must name at least one licence, got \[\]"),
             (("other", None, "javascript:x"), "license_link must be an address or the name of a file"),
         ],
     )

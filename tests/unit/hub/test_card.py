@@ -95,6 +95,26 @@ class TestExample:
         assert render_card(facts) == render_card(example_facts())
 
 
+class TestWhatCameAfterTheCommand:
+    def test_nothing(self, facts: CardFacts):
+        assert "After this command" not in render_card(facts)
+
+    def test_training(self, facts: CardFacts):
+        card = render_card(with_table(facts, relative_error=None))
+        assert "After this command the table was changed, as by training.\n" in card
+
+    def test_healing(self, facts: CardFacts):
+        config = type(facts.config)(**facts.config.to_dict())
+        config.provenance = {**(config.provenance or {}), "healed": [{"steps": 300}]}
+        card = render_card(replace(facts, config=config))
+        assert "After this command the table was healed by distillation (`lighttoken heal`).\n" in card
+
+    def test_a_model_compressed_in_memory_has_no_command(self, facts: CardFacts):
+        config = type(facts.config)(**facts.config.to_dict())
+        config.provenance = None
+        assert "lighttoken compress " not in render_card(replace(facts, config=config))
+
+
 class TestLeftOut:
     def test_nothing_but_the_sizes_is_known(self, facts: CardFacts):
         bare = with_table(facts, relative_error=None, cosine_mean=None, cosine_p01=None)

@@ -123,6 +123,7 @@ class TestLoading:
 
 class TestRecipe:
     def of(self, **fields: Any) -> CardFacts:
+        fields["provenance"] = {"tables": {TABLE: {}}} | fields.get("provenance", {})
         return replace(example_facts(), config=LightTokenConfig(**fields))
 
     @pytest.mark.parametrize(
@@ -137,6 +138,10 @@ class TestRecipe:
             ),
             ({"modules_to_not_convert": ["a b"]}, "--ratio 25 --seed 0 --modules-to-not-convert 'a b'"),
             ({"provenance": {"frequencies": "sha256:1"}}, "--ratio 25 --seed 0 --frequencies FILE"),
+            ({"provenance": {"calibration": "sha256:1"}}, "--ratio 25 --seed 0 --calibration FILE"),
+            ({"metric": "plain", "provenance": {"device": "cuda"}}, "--ratio 25 --seed 0 --metric plain --device cuda"),
+            ({"provenance": {"device": "mps; rm"}}, "--ratio 25 --seed 0"),
+            ({"provenance": {"subfolder": "a b"}}, "--ratio 25 --seed 0 --subfolder 'a b'"),
         ],
     )
     def test_command(self, fields: dict[str, Any], options: str):
@@ -144,7 +149,8 @@ class TestRecipe:
         assert command(self.of(**fields)) == f"lighttoken compress {name} OUTPUT {options}"
 
     @pytest.mark.parametrize(
-        "fields", [{"metric": "plain"}, {"decoder_dtype": "float16"}, {"warm_start": "autoencoder"}]
+        "fields",
+        [{"provenance": {"tables": {}}}, {"decoder_dtype": "float16"}, {"warm_start": "autoencoder"}],
     )
     def test_no_command_for_what_it_has_no_option_for(self, fields: dict[str, Any]):
         assert command(self.of(**fields)) is None
@@ -154,8 +160,12 @@ class TestRecipe:
 
         from transformers_lighttoken.cli import app
 
-        folder = compress(tmp_path, config=LightTokenConfig(code_bits=8, num_stages=1, alpha=1.5, tiers="equal"))
+        folder = compress(tmp_path, config=LightTokenConfig(code_bits=8, num_stages=1, tiers="equal", metric="plain"))
         line = command(gather(folder))
+        assert line == (
+            "lighttoken compress SOURCE OUTPUT --code-bits 8 --seed 0 --num-stages 1 --tiers equal --metric plain "
+            "--device cpu"
+        )
         assert line is not None
         again = line.replace("SOURCE", str(tmp_path / "dense")).replace("OUTPUT", str(tmp_path / "again"))
         done = CliRunner().invoke(app, again.split()[1:])

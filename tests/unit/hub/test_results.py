@@ -63,6 +63,7 @@ def test_wrong_files(tmp_path: Path):
         ("[]", "a.json holds no JSON object, but list"),
         ("{}", 'a.json has no list of "results": give the JSON that `lighttoken evaluate --json` prints'),
         ('{"results": [3]}', r"results\[0\] must be an object with task, metric and value, got 3"),
+        ('{"results": [], "digest": null}', "a.json is of a dense model: its digest is null"),
         ('{"results": [], "digest": "other"}', "is of another model: it names the digest other, the checkpoint has d"),
         ('"' + "x" * (1 << 20) + '"', "is larger than 1048576 bytes"),
     ):
