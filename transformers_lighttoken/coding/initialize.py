@@ -4,11 +4,13 @@ Each stage encodes the residual of those before it linearly, by its principal di
 joint decoder of all stages by least squares. It costs a Gram matrix and a solve per stage instead of a training.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from .low_rank import principal_directions
-from .reduction import gram_matrix, row_blocks
+from .reduction import add_exactly, row_blocks
 from .refine import Refiner
 
 _BITS_PER_STEP = 128
@@ -26,20 +28,31 @@ def initialize_codes(refiner: Refiner, code_bits: int, codes: Tensor | None = No
         (n, m) bool.
     """
     targets = refiner.targets
-    if codes is None:
-        codes = torch.zeros(targets.shape[0], 0, dtype=torch.bool, device=targets.device)
-    while codes.shape[1] < code_bits:
-        residual = residual_of(targets, codes, refiner.refit(codes)) if codes.shape[1] else targets
-        step = min(_BITS_PER_STEP, code_bits - codes.shape[1], targets.shape[1])
-        directions = principal_directions(gram_matrix(residual, refiner.share.reduce), step)  # (step, d)
-        signs = torch.cat([block @ directions.t() >= 0 for _, block in row_blocks(residual)])
-        codes = torch.cat([codes, signs], dim=1)
-    return codes
+    given = 0 if codes is None else codes.shape[1]
+    extended = torch.empty(targets.shape[0], code_bits, dtype=torch.bool, device=targets.device)
+    if codes is not None:
+        extended[:, :given] = codes
+    while given < code_bits:
+        step = min(_BITS_PER_STEP, code_bits - given, targets.shape[1])
+        decoder = refiner.refit(extended[:, :given]) if given else targets[:0]
+        gram = torch.zeros(targets.shape[1], targets.shape[1], dtype=torch.float64, device=targets.device)
+        for _, residual in _residual_blocks(targets, extended[:, :given], decoder):
+            add_exactly(gram, residual.t() @ residual)
+        directions = principal_directions(refiner.share.reduce(gram), step)  # (step, d)
+        for rows, residual in _residual_blocks(targets, extended[:, :given], decoder):
+            extended[rows, given : given + step] = residual @ directions.t() >= 0
+        given += step
+    return extended
+
+
+def _residual_blocks(targets: Tensor, codes: Tensor, decoder: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    for rows, block in row_blocks(codes):
+        yield rows, targets[rows] - (block.float() * 2 - 1) @ decoder
 
 
 def residual_of(targets: Tensor, codes: Tensor, decoder: Tensor) -> Tensor:
     """Targets - B D, block by block. (n, d) float32."""
     residual = torch.empty_like(targets)
-    for rows, block in row_blocks(codes):
-        residual[rows] = targets[rows] - (block.float() * 2 - 1) @ decoder
+    for rows, block in _residual_blocks(targets, codes, decoder):
+        residual[rows] = block
     return residual

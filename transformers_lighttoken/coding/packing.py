@@ -32,9 +32,11 @@ def pack_bits(bits: Tensor) -> Tensor:
         if flat.numel() and (int(flat.min()) < 0 or int(flat.max()) > 1):
             raise ValueError(f"bits must be 0 or 1, got values from {int(flat.min())} to {int(flat.max())}.")
         flat = flat.to(torch.bool)
-    flat = torch.nn.functional.pad(flat, (0, -flat.numel() % 8))
-    weights = 1 << torch.arange(7, -1, -1, device=flat.device)
-    return (flat.view(-1, 8) * weights).sum(dim=1).to(torch.uint8)
+    octets = torch.nn.functional.pad(flat, (0, -flat.numel() % 8)).view(torch.uint8).view(-1, 8)
+    packed = torch.zeros(len(octets), dtype=torch.uint8, device=flat.device)
+    for place in range(8):
+        packed |= octets[:, place] << (7 - place)
+    return packed
 
 
 def unpack_row_bytes(packed: Tensor, rows: Tensor, bits_per_row: int) -> Tensor:

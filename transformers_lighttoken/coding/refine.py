@@ -185,9 +185,11 @@ class Refiner:
         def sweep_block(numbered: tuple[int, tuple[slice, Tensor]]) -> None:
             number, (place, rows) = numbered
             block = codes[place]
-            every = (block.float() * 2 - 1).t()  # (m, n)
-            gradient = pull @ rows.t() - rows_of_gram @ every  # (changing, n) = P x - G b
-            signs = every[order].contiguous()  # (changing, n)
+            signs = (block[:, order].float() * 2 - 1).t().contiguous()  # (changing, n)
+            gradient = (pull @ rows.t()).addmm_(gram, signs, alpha=-1)  # (changing, n) = P x - G b
+            if first_bit:
+                kept = (block[:, :first_bit].float() * 2 - 1).t()  # (first_bit, n)
+                gradient.addmm_(rows_of_gram[:, :first_bit], kept, alpha=-1)
             block_number = 1 + self.share.block_number(number)
             noise = self._generator(str(codes.device), round_number, first_bit, block_number)
             for _ in range(sweeps):
