@@ -282,6 +282,16 @@ class TestFilesOfACheckpoint:
         assert report["relative_error"] is None
 
 
+def test_latents_count_as_parameters_only_where_they_train():
+    model = compressed("llama-tied")
+    (owner,) = owners(model).values()
+    assert owner.latents is not None
+    latents = sum(parameter.numel() for parameter in owner.latents.parameters())
+    every = sum(parameter.numel() for parameter in model.parameters())
+    assert model.num_parameters(only_trainable=True) == every
+    assert model.num_parameters() == every - latents
+
+
 def test_a_gathered_state_dict_is_rounded_from_its_latents(tmp_path: Path):
     """As under FSDP: the processes' own stored bytes are older than the latents that were gathered."""
     model = compressed("bert-classification")

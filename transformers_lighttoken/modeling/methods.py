@@ -14,6 +14,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from .embedding import LightTokenEmbedding
 from .head import LightTokenHead, LightTokenView
 from .hub_methods import HubMethods, hub_methods
+from .latents import TableLatents
 from .resize import resize_head, resize_owner
 from .surgery import put_back, sharing_modules
 
@@ -73,6 +74,14 @@ class CompressedModel:
     def float(self: Any) -> Any:
         """Casts to float32; the stored integers stay."""
         return nn.Module.float(self)
+
+    def num_parameters(self: Any, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """Counts what is stored in floating point; latents, which stand for stored integers, only where they train."""
+        count = self.dense_class.num_parameters(self, only_trainable, exclude_embeddings)
+        if only_trainable:
+            return count
+        latents = (module for module in self.modules() if isinstance(module, TableLatents))
+        return count - sum(parameter.numel() for module in latents for parameter in module.parameters())
 
     def resize_token_embeddings(self: Any, *args: Any, **kwargs: Any) -> Any:
         """Resizes as transformers does; new tokens become exact rows, which train."""
