@@ -160,6 +160,7 @@ class TestCards:
 
 
 class TestTransformers:
+    @pytest.mark.slow  # test_push_load.py does the same with a compressed model
     def test_tiny_bert_goes_up_and_comes_back_in_a_fresh_process(self, hub, hub_api, tmp_path, hub_client):
         import torch
         from transformers import BertConfig, BertModel
