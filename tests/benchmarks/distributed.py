@@ -67,12 +67,14 @@ def speed_and_memory(folder: Path, rows: int, dim: int, ratio: float) -> None:
     together = run(source, folder / "two", 2, ratio)
     same = file_contents(folder / "one") == file_contents(folder / "two")
     seconds = [max(facts["seconds"] for facts in found) for found in (alone, together)]
+    worked = [max(facts["cpu_seconds"] for facts in found) for found in (alone, together)]
     peaks = [max(facts["peak_bytes"] for facts in found) for found in (alone, together)]
     print(f"\nTable of {rows} x {dim} at {ratio:g}x, one thread a process; outputs the same: {same}\n")
     print_table(
         ("", "1 process", "2 processes", "quotient", "target"),
         [
             ("seconds", *seconds, seconds[0] / seconds[1], f">= {TARGETS['speed-up']}"),
+            ("CPU seconds a process", *worked, worked[0] / worked[1], ""),
             ("peak MiB a process", *(peak / 2**20 for peak in peaks), peaks[1] / peaks[0], f"<= {TARGETS['memory']}"),
         ],
     )
