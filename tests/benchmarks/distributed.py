@@ -14,10 +14,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.optimize import nnls
 from transformers import BertConfig, BertModel
 
 from tests.benchmarks.common import print_table
@@ -34,7 +37,9 @@ def run(source: Path, output: Path, processes: int, ratio: float) -> list[dict[s
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] * (processes > 1)
     command = [sys.executable, *launcher, "-m", WORKER, str(source), str(output), str(ratio)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, env=environment, cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+    done = subprocess.run(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(done.stderr[-2000:])
     return [json.loads(Path(f"{output}-{index}.json").read_text()) for index in range(processes)]
 
 
@@ -119,74 +124,72 @@ def killed(folder: Path, times: int) -> None:
             process.kill()
             process.wait()
             kills += 1
-            run(source, output, 1, 8.0)
+            if not output.exists():
+                run(source, output, 1, 8.0)
         same += file_contents(output) == expected
     print(
         f"\n{kills} of {times} runs killed with SIGKILL at random moments: {same} of {times} ended with the same bytes"
     )
 
 
-def cost(rows: int, dim: int, bits: int, processes: int, constants: tuple[float, float, float]) -> float:
-    """Seconds of coding: per row a sweep of m^2 and a refit of m (m + d), per process the solves and the exchange.
+def work(rows: int, dim: int, bits: int, processes: int) -> list[float]:
+    """What the busiest of P processes does, in units whose costs are measured.
 
-    Args:
-        rows: V.
-        dim: d.
-        bits: m.
-        processes: P; each holds the blocks of 4096 rows that fall to it.
-        constants: seconds of one unit of work per row and of a solve, and bytes a second exchanged.
+    Its share of rows is a number of blocks of 4096. A row costs a step per bit, m, and products of m (m + d); what does
+    not depend on rows is a constant and solves of m^3 + d^3.
     """
-    sweep, solve, bandwidth = constants
-    blocks = math.ceil(math.ceil(rows / 4096) / processes)
-    local = min(rows, blocks * 4096) * bits * (bits + dim)
-    traffic = 0.0 if processes == 1 else 2 * (processes - 1) / processes * model_of_round(bits, dim)
-    return sweep * local + solve * (bits**3 + dim**3) + ROUNDS * traffic / bandwidth
+    share = min(rows, 4096 * math.ceil(math.ceil(rows / 4096) / processes))
+    return [share * bits, share * bits * (bits + dim), bits**3 + dim**3, 1.0]
 
 
-ROUNDS = 20
+def traffic(dim: int, bits: int, processes: int) -> float:
+    """Bytes that a process hands over in the rounds of refinement; a ring sends twice that in all."""
+    return 0.0 if processes == 1 else float(_ROUNDS * model_of_round(bits, dim))
+
+
+_ROUNDS = 20  # joint ones and, each of fewer bits, those of single stages
+_BANDWIDTH = 1e9
+
+
+def cost(rows: int, dim: int, bits: int, processes: int, prices: Sequence[float]) -> float:
+    """Seconds: the work at its prices, and the traffic at 1 GB/s."""
+    done = sum(amount * price for amount, price in zip(work(rows, dim, bits, processes), prices, strict=True))
+    return done + 2 * traffic(dim, bits, processes) / _BANDWIDTH
 
 
 def model(folder: Path) -> None:
-    """Fits the cost model to small runs, checks it, and extrapolates."""
-    shapes = [(16384, 64), (32768, 64), (16384, 128)]
+    """Fits the cost model to runs of one process, checks it against two, and extrapolates.
+
+    CPU seconds, so that other work on the machine does not count.
+    """
     found = []
-    for rows, dim in shapes:
+    for rows, dim in ((8192, 64), (32768, 64), (16384, 128), (8192, 256), (16384, 384)):
         source = checkpoint(folder / f"table-{rows}-{dim}", rows, dim)
         for processes in (1, 2):
             facts = run(source, folder / "out", processes, 25.0)
             shutil.rmtree(folder / "out")
-            found.append((rows, dim, facts[0]["code_bits"], processes, max(one["seconds"] for one in facts)))
-    work = torch.tensor(
-        [
-            [
-                cost(row[0], row[1], row[2], row[3], (1.0, 0.0, 1e9)),
-                cost(row[0], row[1], row[2], row[3], (0.0, 1.0, 1e9)),
-            ]
-            for row in found
-        ],
-        dtype=torch.float64,
-    )
-    measured = torch.tensor([row[4] for row in found], dtype=torch.float64)
-    scaled = work / measured.unsqueeze(1)  # relative residuals count
-    sweep, solve = (
-        torch.linalg.lstsq(scaled, torch.ones(len(found), 1, dtype=torch.float64)).solution.flatten().tolist()
-    )
-    constants = (sweep, max(solve, 0.0), 1e9)
-    print("\nCost model, one thread a process, 1 GB/s between processes: measured here\n")
+            seconds = max(one["cpu_seconds"] for one in facts)
+            found.append((rows, dim, facts[0]["code_bits"], processes, seconds))
+    alone = [row for row in found if row[3] == 1]
+    scaled = [[amount / row[4] for amount in work(row[0], row[1], row[2], 1)] for row in alone]
+    prices, _ = nnls(np.array(scaled), np.ones(len(alone)))  # relative errors count
+    print("\nCost model, one thread a process, fitted to one process: CPU seconds here\n")
     print_table(
         ("V", "d", "m", "processes", "seconds", "by the model"),
-        [(*row, cost(row[0], row[1], row[2], row[3], constants)) for row in found],
+        [(*row, cost(row[0], row[1], row[2], row[3], prices)) for row in found],
     )
-    print("\nExtrapolated\n")
-    rows = []
-    for vocabulary, dim in ((131072, 384), (262144, 640), (262144, 2304)):
+    print("\nExtrapolated, 1 GB/s between processes\n")
+    rows_of_table = []
+    for rows, dim in ((131072, 384), (262144, 640), (262144, 2304)):
         bits = round(1.2 * dim)
         for processes in (1, 2, 8, 64):
-            seconds = cost(vocabulary, dim, bits, processes, constants)
-            share = -(-vocabulary // processes) * (2 * 4 * dim + bits) / GIB
-            traffic = 0 if processes == 1 else ROUNDS * model_of_round(bits, dim) / GIB
-            rows.append((vocabulary, dim, bits, processes, seconds, traffic, share))
-    print_table(("V", "d", "m", "processes", "seconds", "GiB exchanged a process", "GiB of rows a process"), rows)
+            share = math.ceil(rows / processes) * (2 * 4 * dim + bits) / GIB
+            exchange = traffic(dim, bits, processes) / GIB
+            rows_of_table.append(
+                (rows, dim, bits, processes, cost(rows, dim, bits, processes, prices), exchange, share)
+            )
+    header = ("V", "d", "m", "processes", "seconds", "GiB exchanged a process", "GiB of rows a process")
+    print_table(header, rows_of_table)
 
 
 def main() -> None:
