@@ -104,7 +104,7 @@ def test_corrupted_download_is_noticed_on_loading(pushed: HubServer, hub: HubSer
     """
     name, message = hub_client(code, token=hub.read_token)
     assert name == "LightTokenCheckpointError"
-    assert "the compressed tables in model.safetensors are not what was written" in message
+    assert "the compressed tables in config.json and model.safetensors are not what was written" in message
     assert "Download the checkpoint again." in message
 
 
