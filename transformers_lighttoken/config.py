@@ -39,8 +39,8 @@ class LightTokenConfig(QuantizationConfigMixin):
             Wang et al. 2023). Ignored where `code_bits` is given.
         rank: rank of the low-rank part. None is 0: at these ratios its bytes are better spent on code bits.
         code_bits: bits per token of the base code; None fills the byte budget of `compression_ratio`.
-        num_stages: stages of the residual binary autoencoder; None makes stages of about 64 bits. Refinement treats the
-            bits of all stages as one code.
+        num_stages: stages of the code, all of about the same size. None makes stages of about 64 bits for "paper", and
+            stages that each double the code for "refined", so that it can be cut smaller (see `coding.nested`).
         alpha: weight of the angle in the loss L_alpha, at least 1; 1 is the squared Euclidean distance.
         seed: of everything random; at most 2**63 - 1.
         solver: "refined" finishes with closed-form decoders and discrete code refinement (beyond the paper); "paper" is

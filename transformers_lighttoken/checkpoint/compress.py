@@ -115,7 +115,7 @@ def compress_checkpoint(
         results = {entry.site.owner: coder.code(entry, number) for number, entry in enumerate(sources)}
         inside = {"subfolder": subfolder} if subfolder else {}
         origin = _origin(found, torch_device, frequencies, calibration) | inside
-        recorded = _record(config, results, origin)
+        recorded = record_tables(config, results, origin)
         recorded.shared_heads = {entry.site.owner: list(entry.site.heads) for entry in sources}
         change = _change(sources, {name: table for name, (table, _) in results.items()})
         new_config = {**found.config, "quantization_config": recorded.to_dict()}
@@ -195,12 +195,18 @@ def _change(sources: list[TableSource], tables: Mapping[str, CompressedTable]) -
     return change
 
 
-def _record(
+def record_tables(
     config: LightTokenConfig,
     results: Mapping[str, tuple[CompressedTable, dict[str, Any]]],
     origin: dict[str, Any],
 ) -> LightTokenConfig:
-    """The config of the compressed checkpoint."""
+    """The config of a compressed checkpoint.
+
+    Args:
+        config: what was asked for.
+        results: the tables by name, each with what is recorded of it.
+        origin: what they were made from.
+    """
     stored = {f"{name}.{key}": tensor for name, (table, _) in results.items() for key, tensor in table.tensors.items()}
     recorded = copy.deepcopy(config)
     recorded.tables = {name: table.plan.to_dict() for name, (table, _) in results.items()}

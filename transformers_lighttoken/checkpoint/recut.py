@@ -1,10 +1,9 @@
 """recut_checkpoint: from a compressed checkpoint to a smaller one, without the original. Beyond the paper."""
 
-import copy
 import functools
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,15 @@ from transformers import PreTrainedModel
 
 from ..coding.encode import Progress
 from ..coding.table import CompressedTable
-from ..config import FORMAT_VERSION, LightTokenConfig
+from ..config import LightTokenConfig
 from ..evaluation.fidelity import table_fidelity
-from ..modeling.checkpoint import checkpoint_digest, matching_name
+from ..modeling.checkpoint import matching_name
 from ..modeling.fitting import FittingContext, fit_table, tokenizer_of
 from ..modeling.sites import TableSite, find_sites
 from ..modeling.surgery import share_heads
 from ..progress import progress_bars
 from ..report import CompressionReport, compression_report
-from ..version import __version__
-from .compress import resolve_device
+from .compress import record_tables, resolve_device
 from .compressed import CompressedCheckpoint, StoredTable, read_compressed
 from .output import new_folder, refuse_inside
 from .source import SourceError
@@ -78,11 +76,12 @@ def recut_checkpoint(
     load_model = _model_loader(type(skeleton), checkpoint.source.folder, torch_device)
     with new_folder(output) as new, progress_bars(progress) as report:
         context = FittingContext(config, load_model, tokenizer, frequencies, calibration, report)
-        change, cut, facts = Change(), {}, {}
+        change, results = Change(), {}
         for entry, site in zip(checkpoint.tables, sites, strict=True):
-            cut[entry.name], facts[entry.name] = _cut(entry, site, context, torch_device)
-            _replace(entry, cut[entry.name], change)
-        recorded = _record(checkpoint.config, config, cut, facts)
+            results[entry.name] = _cut(entry, site, context, torch_device)
+            _replace(entry, results[entry.name][0], change)
+        origin = {**(checkpoint.config.provenance or {}), "recut_from": checkpoint.config.digest}
+        recorded = record_tables(config, results, origin)
         new_config = {**checkpoint.source.config, "quantization_config": recorded.to_dict()}
         write_checkpoint(new, checkpoint.source, checkpoint.weights, change, new_config, report)
     return compression_report(output)
@@ -131,21 +130,23 @@ def _cut(
     """The smaller table on the CPU, and what is recorded of it."""
     table = entry.load().to(device)
     decoded = table.decode_all()
-    dtype = next(spec.dtype for name, spec in table.plan.tensor_specs().items() if name == "exact_rows")
-    smaller, measured = fit_table(decoded.to(dtype), site, replace(context, nested_in=table))
+    dense = decoded.to(table.tensors["exact_rows"].dtype)
+    smaller, measured = fit_table(dense, site, replace(context, nested_in=table))
+    error = table_fidelity(decoded, smaller.decode_all()).relative_error
+    smaller = smaller.to("cpu")
     source = entry.provenance
     facts = {
         **{key: source[key] for key in ("source_dtype", "keys") if key in source},
-        "digest": smaller.to("cpu").digest(),
+        "digest": smaller.digest(),
         "measured_on": measured.source,
         "cut_from": {
             "digest": source.get("digest"),
             "ratio": table.plan.ratio,
             "relative_error": source.get("relative_error"),
-            "relative_error_of_the_cut": asdict(table_fidelity(decoded, smaller.decode_all()))["relative_error"],
+            "relative_error_of_the_cut": error,
         },
     }
-    return smaller.to("cpu"), facts
+    return smaller, facts
 
 
 def _replace(entry: StoredTable, table: CompressedTable, change: Change) -> None:
@@ -154,18 +155,3 @@ def _replace(entry: StoredTable, table: CompressedTable, change: Change) -> None
     for name, tensor in table.tensors.items():
         change.add(f"{entry.prefix}.{name}", NewTensor.of(tensor), home)
     change.parameters += (table.plan.num_exact - entry.plan.num_exact) * table.plan.embedding_dim
-
-
-def _record(
-    source: LightTokenConfig,
-    wish: LightTokenConfig,
-    tables: dict[str, CompressedTable],
-    facts: dict[str, dict[str, Any]],
-) -> LightTokenConfig:
-    recorded = copy.deepcopy(wish)
-    recorded.tables = {name: table.plan.to_dict() for name, table in tables.items()}
-    stored = {f"{name}.{key}": tensor for name, table in tables.items() for key, tensor in table.tensors.items()}
-    recorded.digest = checkpoint_digest(stored, recorded.tables)
-    recorded.format_version, recorded.plugin_version = FORMAT_VERSION, __version__
-    recorded.provenance = {**(source.provenance or {}), "recut_from": source.digest, "tables": facts}
-    return recorded

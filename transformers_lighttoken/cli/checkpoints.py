@@ -57,6 +57,17 @@ class Device(StrEnum):
 SourceArgument = Annotated[str, typer.Argument(metavar="SOURCE", help="A folder, or a repository on the Hub.")]
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a compressed checkpoint.")]
 OutputArgument = Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder to make.")]
+FrequenciesOption = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True, dir_okay=False, metavar="FILE", help="Counts of the tokens in order of ids: .json, .npy, text."
+    ),
+]
+CalibrationOption = Annotated[
+    Path | None,
+    typer.Option(exists=True, dir_okay=False, metavar="FILE", help="Text on which to measure the model."),
+]
+DeviceOption = Annotated[Device, typer.Option(help="auto: a GPU if there is one.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -72,7 +83,10 @@ def compress(
     ratio: Annotated[float, typer.Option(help="How many times smaller than float32 the table is to be.")] = 25.0,
     rank: Annotated[int | None, typer.Option(show_default="none", help="Rank of the low-rank part.")] = None,
     code_bits: Annotated[int | None, typer.Option(help="Bits a token, instead of a ratio.")] = None,
-    num_stages: Annotated[int | None, typer.Option(show_default="64 bits each", help="Stages of the code.")] = None,
+    num_stages: Annotated[
+        int | None,
+        typer.Option(show_default="each doubling the code; paper: of about 64 bits", help="Stages of the code."),
+    ] = None,
     alpha: Annotated[float, typer.Option(help="Weight of the angle in the autoencoder's loss.")] = 2.0,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     solver: Annotated[Solver, typer.Option(help="paper: the autoencoder alone.")] = Solver.refined,
@@ -80,17 +94,9 @@ def compress(
     metric: Annotated[
         Metric, typer.Option(help="plain: all errors weigh the same; auto: measured on the model.")
     ] = Metric.auto,
-    frequencies: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True, dir_okay=False, metavar="FILE", help="Counts of the tokens in order of ids: .json, .npy, text."
-        ),
-    ] = None,
-    calibration: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, metavar="FILE", help="Text on which to measure the model."),
-    ] = None,
-    device: Annotated[Device, typer.Option(help="auto: a GPU if there is one.")] = Device.auto,
+    frequencies: FrequenciesOption = None,
+    calibration: CalibrationOption = None,
+    device: DeviceOption = Device.auto,
     tie_policy: Annotated[
         TiePolicy, typer.Option(help="Tied output head: share the codes, stay dense, or refuse.")
     ] = TiePolicy.share,

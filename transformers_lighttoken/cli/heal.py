@@ -10,7 +10,7 @@ import typer
 from ..checkpoint.heal import heal_checkpoint
 from ..modeling.heal import HealingOptions
 from ..report import compression_report
-from .checkpoints import Device, FolderArgument
+from .checkpoints import Device, DeviceOption, FolderArgument
 from .common import DebugOption, JsonOption, show, show_json, working
 from .inputs import read_texts
 
@@ -36,7 +36,7 @@ def heal(
     window: Annotated[int, typer.Option(min=1, help="Tokens in a window.")] = _DEFAULT.window,
     learning_rate: Annotated[float, typer.Option(help="At its peak.")] = _DEFAULT.learning_rate,
     seed: Annotated[int, typer.Option(help="Of the order of the text.")] = 0,
-    device: Annotated[Device, typer.Option(help="auto: a GPU if there is one.")] = Device.auto,
+    device: DeviceOption = Device.auto,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:

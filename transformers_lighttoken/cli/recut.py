@@ -1,13 +1,12 @@
 """`lighttoken recut`."""
 
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..checkpoint.recut import recut_checkpoint
-from .checkpoints import Device, FolderArgument, OutputArgument
+from .checkpoints import CalibrationOption, Device, DeviceOption, FolderArgument, FrequenciesOption, OutputArgument
 from .common import DebugOption, JsonOption, show, show_json, working
 from .inputs import read_frequencies, read_texts
 
@@ -21,17 +20,9 @@ def recut(
     folder: FolderArgument,
     output: OutputArgument,
     ratio: Annotated[float, typer.Option(min=1.0, help="How many times smaller than float32 the table is to be.")],
-    frequencies: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True, dir_okay=False, metavar="FILE", help="Counts of the tokens in order of ids: .json, .npy, text."
-        ),
-    ] = None,
-    calibration: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, metavar="FILE", help="Text on which to measure the model."),
-    ] = None,
-    device: Annotated[Device, typer.Option(help="auto: a GPU if there is one.")] = Device.auto,
+    frequencies: FrequenciesOption = None,
+    calibration: CalibrationOption = None,
+    device: DeviceOption = Device.auto,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
