@@ -15,6 +15,7 @@ from ..coding.reduction import block_rows
 from ..coding.share import RowShare
 from ..coding.table import CompressedTable
 from ..coding.table_rows import TableRows
+from ..coding.threads import one_thread_each
 from ..distributed import Processes
 from ..evaluation.fidelity import block_fidelity, cosines_of, fidelity_of
 from ..modeling.fitting import FittingContext, fit_table
@@ -97,6 +98,7 @@ def _measured_once(path: Path, work: Callable[[], Measurements]) -> Measurements
     return Measurements(tensors.get("frequencies"), tensors.get("metric"), facts["source"])
 
 
+@one_thread_each
 def _block_fidelities(rows: TableRows, table: CompressedTable, share: RowShare) -> list[Tensor]:
     """What each block of ids adds to the table's fidelity, in their order."""
     size = block_rows(rows.device)

@@ -13,8 +13,9 @@ from ..modeling.checkpoint import LATENTS, CheckpointFiles, matching_name
 from ..modeling.embedding import SENTINEL
 from ..modeling.errors import LightTokenCheckpointError
 from .source import Source, SourceError, read_config
-from .tensor_file import StoredTensor
+from .tensor_file import NewTensor, StoredTensor
 from .weights import Weights, read_weights
+from .write import Change
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,19 @@ class StoredTable:
         own = f"{self.prefix}.{SENTINEL}"
         recorded = self.provenance.get("keys") or ()
         return tuple(recorded) if own in recorded else (own,)
+
+    def replace_by(self, table: CompressedTable, change: Change) -> None:
+        """Notes in a change of the checkpoint that another table takes this one's place; latents go.
+
+        Args:
+            table: of the same shape, on the CPU.
+            change: to be completed.
+        """
+        change.removed |= {tensor.key for tensor in (*self.tensors.values(), *self.latents)}
+        for name, tensor in table.tensors.items():
+            home = self.tensors.get(name, self.tensors["exact_rows"]).path.name
+            change.add(f"{self.prefix}.{name}", NewTensor.of(tensor), home)
+        change.parameters += (table.plan.num_exact - self.plan.num_exact) * table.plan.embedding_dim
 
     def load(self) -> CompressedTable:
         """Reads it."""

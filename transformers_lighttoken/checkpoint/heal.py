@@ -1,12 +1,11 @@
 """heal_checkpoint: a compressed checkpoint on disk, healed against the dense one. Beyond the paper."""
 
-import copy
 import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +16,17 @@ from transformers import AutoTokenizer, PreTrainedModel
 from ..coding.encode import Progress
 from ..coding.plan import EXACT_DTYPES
 from ..coding.table import CompressedTable
-from ..config import LightTokenConfig
 from ..evaluation.fidelity import block_fidelities, cosines_of, fidelity_of
-from ..modeling.checkpoint import checkpoint_digest, matching_name
+from ..modeling.checkpoint import matching_name
 from ..modeling.heal import HealingOptions, HealingResult, heal_model
 from ..modeling.sites import owners
 from ..progress import progress_bars
-from ..version import __version__
-from .compress import digest_of_text, resolve_device
+from .compress import digest_of_text, record_tables, resolve_device
 from .compressed import CompressedCheckpoint, read_compressed
 from .histogram import cosine_histogram
 from .output import OutputError, recover_folder, replaced_folder
 from .source import Source, SourceError, refuse_quantized, resolve_source
 from .tables import build_skeleton
-from .tensor_file import NewTensor
 from .write import Change, write_checkpoint
 
 _RUN = "run.json"
@@ -166,22 +162,22 @@ def _write(
     """Replaces the checkpoint by one with the model's tables, and what is known of them now."""
     held = owners(model)
     weights = dict(teacher.named_parameters(remove_duplicate=False))
-    change, stored, recorded = Change(), {}, {}
+    change, results = Change(), {}
     for entry in checkpoint.tables:
         name = matching_name(entry.name, held) or next(iter(held))
         table = _as_stored(held[name].table, entry.plan.exact_dtype)
-        stored |= {f"{entry.name}.{key}": tensor for key, tensor in table.tensors.items()}
-        change.removed |= {tensor.key for tensor in (*entry.tensors.values(), *entry.latents)}
-        for key, tensor in table.tensors.items():
-            change.add(entry.tensors[key].key, NewTensor.of(tensor), entry.tensors[key].path.name)
+        entry.replace_by(table, change)
         blocks = block_fidelities(weights[f"{name}.weight"].detach().cpu(), table.decode_all())
-        recorded[entry.name] = {
+        recorded = {
             **entry.provenance,
             "digest": table.digest(),
             **asdict(fidelity_of(blocks)),
             "cosine_histogram": cosine_histogram(cosines_of(blocks)),
         }
-    config = _record(checkpoint.config, checkpoint_digest(stored, checkpoint.config.tables or {}), recorded, facts)
+        results[entry.name] = (table, recorded)
+    provenance = checkpoint.config.provenance or {}
+    origin = {**provenance, "healed": [*provenance.get("healed", []), facts]}
+    config = record_tables(checkpoint.config, results, origin)
     new_config = {**checkpoint.source.config, "quantization_config": config.to_dict()}
     with replaced_folder(checkpoint.source.folder) as new:
         write_checkpoint(new, checkpoint.source, checkpoint.weights, change, new_config, progress)
@@ -190,14 +186,4 @@ def _write(
 def _as_stored(table: CompressedTable, exact_dtype: str) -> CompressedTable:
     tensors = {key: tensor.cpu() for key, tensor in table.tensors.items()}
     tensors["exact_rows"] = tensors["exact_rows"].to(EXACT_DTYPES[exact_dtype])
-    return CompressedTable(table.plan, tensors)
-
-
-def _record(
-    config: LightTokenConfig, digest: str, tables: dict[str, dict[str, Any]], facts: dict[str, Any]
-) -> LightTokenConfig:
-    recorded = copy.deepcopy(config)
-    recorded.digest, recorded.plugin_version = digest, __version__
-    provenance = recorded.provenance or {}
-    recorded.provenance = {**provenance, "healed": [*provenance.get("healed", []), facts], "tables": tables}
-    return recorded
+    return CompressedTable(replace(table.plan, exact_dtype=exact_dtype), tensors)

@@ -26,7 +26,6 @@ from .compressed import CompressedCheckpoint, StoredTable, read_compressed
 from .output import new_folder, refuse_inside
 from .source import SourceError
 from .tables import build_skeleton
-from .tensor_file import NewTensor
 from .write import Change, write_checkpoint
 
 
@@ -79,7 +78,7 @@ def recut_checkpoint(
         change, results = Change(), {}
         for entry, site in zip(checkpoint.tables, sites, strict=True):
             results[entry.name] = _cut(entry, site, context, torch_device)
-            _replace(entry, results[entry.name][0], change)
+            entry.replace_by(results[entry.name][0], change)
         origin = {**(checkpoint.config.provenance or {}), "recut_from": checkpoint.config.digest}
         recorded = record_tables(config, results, origin)
         new_config = {**checkpoint.source.config, "quantization_config": recorded.to_dict()}
@@ -147,11 +146,3 @@ def _cut(
         },
     }
     return smaller, facts
-
-
-def _replace(entry: StoredTable, table: CompressedTable, change: Change) -> None:
-    home = entry.tensors["exact_rows"].path.name
-    change.removed |= {tensor.key for tensor in (*entry.tensors.values(), *entry.latents)}
-    for name, tensor in table.tensors.items():
-        change.add(f"{entry.prefix}.{name}", NewTensor.of(tensor), home)
-    change.parameters += (table.plan.num_exact - entry.plan.num_exact) * table.plan.embedding_dim

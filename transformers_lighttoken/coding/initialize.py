@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .low_rank import principal_directions
-from .reduction import add_exactly, row_blocks
+from .reduction import gram_of_blocks, row_blocks
 from .refine import Refiner
 
 _BITS_PER_STEP = 128
@@ -35,10 +35,9 @@ def initialize_codes(refiner: Refiner, code_bits: int, codes: Tensor | None = No
     while given < code_bits:
         step = min(_BITS_PER_STEP, code_bits - given, targets.shape[1])
         decoder = refiner.refit(extended[:, :given]) if given else targets[:0]
-        gram = torch.zeros(targets.shape[1], targets.shape[1], dtype=torch.float64, device=targets.device)
-        for _, residual in _residual_blocks(targets, extended[:, :given], decoder):
-            add_exactly(gram, residual.t() @ residual)
-        directions = principal_directions(refiner.share.reduce(gram), step)  # (step, d)
+        blocks = _residual_blocks(targets, extended[:, :given], decoder)
+        gram = gram_of_blocks(blocks, targets.shape[1], targets.device, refiner.share.reduce)
+        directions = principal_directions(gram, step)  # (step, d)
         for rows, residual in _residual_blocks(targets, extended[:, :given], decoder):
             extended[rows, given : given + step] = residual @ directions.t() >= 0
         given += step

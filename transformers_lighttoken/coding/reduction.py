@@ -4,7 +4,7 @@ Partial sums of fixed blocks of rows are rounded to a fixed-point grid. Multiple
 in float64, so neither grouping nor order matters, and the bytes exchanged do not grow with the number of rows.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -49,7 +49,24 @@ def gram_matrix(rows: Tensor, reduce: Reduce = local_sum) -> Tensor:
     Returns:
         (d, d) float64.
     """
-    total = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64, device=rows.device)
-    for _, block in row_blocks(rows):
+    return gram_of_blocks(row_blocks(rows), rows.shape[1], rows.device, reduce)
+
+
+def gram_of_blocks(
+    blocks: Iterable[tuple[slice, Tensor]], dim: int, device: torch.device, reduce: Reduce = local_sum
+) -> Tensor:
+    """The same of rows that are made a block at a time.
+
+    Args:
+        blocks: of rows, (n, dim) float32, with their places (see `row_blocks`).
+        dim: columns.
+        device: of the blocks.
+        reduce: sums over processes.
+
+    Returns:
+        (dim, dim) float64.
+    """
+    total = torch.zeros(dim, dim, dtype=torch.float64, device=device)
+    for _, block in blocks:
         add_exactly(total, block.t() @ block)
     return reduce(total)

@@ -22,12 +22,12 @@ def config_as_json(config: LightTokenConfig) -> str:
 def command(facts: CardFacts) -> str | None:
     """The command that compressed the base model.
 
-    None if the config goes beyond its options, if the tables were recut or healed since, or if no command made them: of
-    a model that was compressed in memory it is not recorded what it was given.
+    None if the config goes beyond its options, if the tables were recut, or if no command made them: of a model that
+    was compressed in memory it is not recorded what it was given.
     """
     config, defaults = facts.config, LightTokenConfig()
     recorded = config.provenance or {}
-    if not recorded.get("tables") or recorded.get("recut_from") or recorded.get("healed"):
+    if not recorded.get("tables") or recorded.get("recut_from"):
         return None
     if any(getattr(config, name) != getattr(defaults, name) for name in _NO_OPTION):
         return None
