@@ -208,7 +208,10 @@ def checked_frequencies(frequencies: Tensor | Sequence[float] | None, rows: int)
         return None
     values = torch.as_tensor(frequencies, dtype=torch.float64)
     if tuple(values.shape) != (rows,):
-        raise ValueError(f"frequencies must have one value per row, ({rows},), got shape {tuple(values.shape)}.")
+        raise ValueError(
+            f"frequencies must have one value per row, ({rows},), got shape {tuple(values.shape)}: give every id up to "
+            "the last row of the table its count, 0 for those that never occur."
+        )
     return values
 
 

@@ -22,17 +22,24 @@ class ProcessError(RuntimeError):
     """Another process failed; the message says which, and why."""
 
 
-def launched_accelerator(device: str = "auto") -> Accelerator | None:
+@contextmanager
+def launched_accelerator(device: str = "auto") -> Iterator[Accelerator | None]:
     """The accelerator of the processes that `accelerate launch` or `torchrun` started; None if there is only one.
+
+    The process group is closed at the end: a process that exits with it open may be aborted by its threads. After an
+    error it is left to the exit, since closing it waits for what other processes no longer answer.
 
     Args:
         device: "cpu" keeps them off the GPUs.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
-        return None
+        yield None
+        return
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     patience = InitProcessGroupKwargs(timeout=_LONGEST_WAIT)
-    return Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[patience])
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[patience])
+    yield accelerator
+    accelerator.end_training()
 
 
 class Processes:

@@ -5,6 +5,8 @@ import sys
 import time
 from pathlib import Path
 
+from accelerate import Accelerator
+
 from transformers_lighttoken import LightTokenConfig
 from transformers_lighttoken.checkpoint import compress
 from transformers_lighttoken.distributed import Processes, launched_accelerator
@@ -18,8 +20,12 @@ def resident(field: str) -> int:
 
 def main() -> None:
     """Compresses argument 1 into argument 2 at the ratio of argument 3."""
-    source, output, ratio = sys.argv[1:]
-    accelerator = launched_accelerator("cpu")
+    with launched_accelerator("cpu") as accelerator:
+        measure(accelerator, *sys.argv[1:])
+
+
+def measure(accelerator: Accelerator | None, source: str, output: str, ratio: str) -> None:
+    """Compresses and writes down the figures."""
     made: list[Processes] = []
 
     class Followed(Processes):

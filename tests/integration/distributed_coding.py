@@ -96,16 +96,17 @@ def failures(processes: Processes) -> list[str]:
 def main() -> None:
     if os.environ.get("THREADS"):
         torch.set_num_threads(int(os.environ["THREADS"]))
-    processes = Processes(launched_accelerator("cpu"))
-    facts: dict[str, Any] = {
-        "processes": processes.count,
-        "digests": {name: result.digest() for name, result in coded(processes)},
-        "refused": refused(processes),
-        "failures": failures(processes),
-        "gathered": [part.tolist() for part in processes.gather(torch.arange(processes.index, dtype=torch.int16))],
-        "trained_error": trained_error(processes),
-    }
-    Path(sys.argv[1], f"process{processes.index}.json").write_text(json.dumps(facts))
+    with launched_accelerator("cpu") as accelerator:
+        processes = Processes(accelerator)
+        facts: dict[str, Any] = {
+            "processes": processes.count,
+            "digests": {name: result.digest() for name, result in coded(processes)},
+            "refused": refused(processes),
+            "failures": failures(processes),
+            "gathered": [part.tolist() for part in processes.gather(torch.arange(processes.index, dtype=torch.int16))],
+            "trained_error": trained_error(processes),
+        }
+        Path(sys.argv[1], f"process{processes.index}.json").write_text(json.dumps(facts))
 
 
 if __name__ == "__main__":

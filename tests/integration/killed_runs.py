@@ -18,16 +18,17 @@ STEPS = "steps.json"
 
 
 def run(source: str, output: str, config: LightTokenConfig, moment: str, victim: int) -> None:
-    accelerator = launched_accelerator("cpu")
     steps: list[tuple[str, int]] = []
-    index = 0 if accelerator is None else accelerator.process_index
 
-    def follow(what: str, done: int, total: int) -> None:
-        steps.append((what, done))
-        if moment == f"{what}:{done}" and index == victim:
-            os.kill(os.getpid(), signal.SIGKILL)
+    with launched_accelerator("cpu") as accelerator:
+        index = 0 if accelerator is None else accelerator.process_index
 
-    compress_checkpoint(source, output, config, progress=follow, accelerator=accelerator)
+        def follow(what: str, done: int, total: int) -> None:
+            steps.append((what, done))
+            if moment == f"{what}:{done}" and index == victim:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        compress_checkpoint(source, output, config, progress=follow, accelerator=accelerator)
     if index == 0:
         Path(output + "-" + STEPS).write_text(json.dumps(steps))
 

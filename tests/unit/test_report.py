@@ -79,6 +79,17 @@ def test_an_error_that_was_not_measured_is_absent(dense: Path, compressed: Path)
     assert compression_report(compressed, dense).tables[0].relative_error is not None
 
 
+def test_a_metric_that_could_not_be_measured_is_told(compressed: Path) -> None:
+    config = read_json(compressed / "config.json")
+    assert "metric    plain" not in str(compression_report(compressed))
+    (recorded,) = config["quantization_config"]["provenance"]["tables"].values()
+    recorded["measured_on"] = "dropped"
+    write_config(compressed, **config)
+    report = compression_report(compressed)
+    assert report.to_dict()["measured_on"] == "dropped"
+    assert "metric    plain: the model does not run on token ids alone" in str(report)
+
+
 def test_a_recorded_error_is_dropped_once_the_table_has_changed(compressed: Path, tmp_path: Path) -> None:
     model = AutoModel.from_pretrained(compressed)
     assert compression_report(model).tables[0].relative_error is not None

@@ -1,5 +1,6 @@
 """Finding the token-embedding tables among a checkpoint's tensors, without loading the model."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from ..modeling.surgery import share_heads
 from .source import SourceError
 from .tensor_file import DTYPES, StoredTensor
 from .weights import Weights
+
+logger = logging.getLogger(__name__)
 
 _TABLE_DTYPES = {*EXACT_DTYPES.values(), torch.float64}
 
@@ -77,17 +80,39 @@ def find_tables(skeleton: PreTrainedModel, weights: Weights, config: LightTokenC
         One entry per table.
 
     Raises:
-        SourceError: if there is no table, or the files do not hold what the model needs.
+        SourceError: if there is no table, the files do not hold what the model needs, or config.json does not say
+            whether an output head shares the table.
         ValueError: for a tied head where the policy is "error".
         UnsupportedEmbeddingError: if a module cannot be replaced faithfully.
     """
     excluded = config.modules_to_not_convert
     sites = find_sites(skeleton, excluded)
+    _check_architecture(skeleton, weights)
     if not sites:
         left_out = f" once modules_to_not_convert={excluded!r} is left out" if excluded else ""
         raise SourceError(f"{type(skeleton).__name__} has no token-embedding table to compress{left_out}.")
     key_of = _keys_by_parameter(skeleton, weights)
     return [_table_at(site, skeleton, weights, key_of, config) for site in sites]
+
+
+def _check_architecture(skeleton: PreTrainedModel, weights: Weights) -> None:
+    """Refuses the files of a model with a head whose class config.json does not name: the head may share the table."""
+    config, name = skeleton.config, type(skeleton).__name__
+    if config.architectures:
+        if name not in config.architectures:
+            logger.warning(
+                "config.json gives architectures=%r, no class of transformers: read as %s. An output head of its own "
+                "that shares the table is not accounted for.", config.architectures, name
+            )  # fmt: skip
+        return
+    prefix = f"{skeleton.base_model_prefix}."
+    within = prefix != "." and any(key.startswith(prefix) for key in weights.tensors)
+    has_head = within and not any(key.startswith(prefix) for key in skeleton.state_dict())
+    if has_head or config.is_encoder_decoder:
+        raise SourceError(
+            f"config.json names no architecture, so whether an output head shares the token-embedding table of {name} "
+            'cannot be told: put the model\'s class there, as in "architectures": ["GPT2LMHeadModel"].'
+        )
 
 
 def _keys_by_parameter(skeleton: PreTrainedModel, weights: Weights) -> dict[str, str]:

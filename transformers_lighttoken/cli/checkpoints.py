@@ -127,8 +127,8 @@ def compress(
         modules_to_not_convert=modules_to_not_convert or None,
     )
     start = time.perf_counter()
-    with working(), going_on_later():
-        accelerator = launched_accelerator(device.value)
+    with working(), going_on_later(), launched_accelerator(device.value) as accelerator:
+        is_main = accelerator is None or accelerator.is_main_process
         report = compress_checkpoint(
             source,
             output,
@@ -142,7 +142,7 @@ def compress(
             restart=restart,
             log=log,
         )
-    if accelerator is not None and not accelerator.is_main_process:
+    if not is_main:
         return
     if as_json:
         show_json({**report.to_dict(), "output": str(output), "seconds": round(time.perf_counter() - start, 3)})

@@ -56,8 +56,8 @@ def compress_all_command(
         "tie_policy": tie_policy.value,
     }
     jobs = [_job(entry, ratio, options) for entry in read_jobs(jobs_list)]
-    with working(), going_on_later():
-        processes = Processes(launched_accelerator(device.value))
+    with working(), going_on_later(), launched_accelerator(device.value) as accelerator:
+        processes = Processes(accelerator)
         results = compress_all(jobs, processes, device=device.value, restart=restart, told=_tell)
     failed = sum(result.status == "failed" for result in results)
     if processes.is_main:

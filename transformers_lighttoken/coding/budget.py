@@ -22,14 +22,14 @@ def even_stages(code_bits: int, num_stages: int | None = None) -> tuple[int, ...
 
     Args:
         code_bits: bits in all.
-        num_stages: how many; None makes stages of about 64 bits.
+        num_stages: how many; None makes stages of about 64 bits, two at least: a residual code has something to refine.
 
     Raises:
         BudgetError: if there are more stages than bits.
     """
     if code_bits == 0:
         return ()
-    stages = num_stages or max(1, round(code_bits / _DEFAULT_STAGE_BITS))
+    stages = num_stages or max(min(2, code_bits), round(code_bits / _DEFAULT_STAGE_BITS))
     if stages > code_bits:
         raise BudgetError(f"num_stages must be at most code_bits {code_bits}, got {stages}: each stage has a bit.")
     smaller, larger_stages = divmod(code_bits, stages)

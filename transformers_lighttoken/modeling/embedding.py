@@ -15,7 +15,7 @@ from .checkpoint import LATENTS, SENTINEL
 from .errors import LightTokenCheckpointError
 from .kind import EmbeddingKind
 from .latents import TableLatents, complete_latents
-from .lazy_weight import LazyWeight
+from .lazy_weight import ReadsTable
 from .logits import blocked_logits
 
 Mode = Literal["embed", "rows", "logits"]
@@ -23,7 +23,7 @@ Mode = Literal["embed", "rows", "logits"]
 DISTINCT_FROM = 256
 
 
-class LightTokenEmbedding(nn.Module):
+class LightTokenEmbedding(ReadsTable):
     """Looks up rows of a compressed table; owns the stored tensors.
 
     The stored tensors are buffers by the names of `plan.tensor_specs()`, integers all, so that no cast of the model
@@ -99,9 +99,9 @@ class LightTokenEmbedding(nn.Module):
         return self.kind.embed_scale
 
     @property
-    def weight(self) -> LazyWeight:
-        """Stands for the dense (V, d) table in code that reads `.weight`; decoded only as far as it is used."""
-        return LazyWeight(self)
+    def owner(self) -> "LightTokenEmbedding":
+        """Itself."""
+        return self
 
     @property
     def table(self) -> CompressedTable:

@@ -172,17 +172,17 @@ def tokenizer_of(model: PreTrainedModel, sites: list[TableSite]) -> Any:
     source = model.config.name_or_path
     try:
         if not source:
-            raise ValueError("the model was not loaded from a checkpoint")
+            raise ValueError("it was made in memory")
         tokenizer = AutoTokenizer.from_pretrained(source, revision=getattr(model.config, "_commit_hash", None))
         for site in sites:
             check_tokenizer(tokenizer, embedding_at(model, site.owner).weight.shape[0])
         return tokenizer
     except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the model can be compressed without
         logger.warning(
-            "No tokenizer could be loaded from %r (%s): LightToken stores no special tokens exactly and takes the "
+            "No tokenizer was found beside the model %s(%s): LightToken stores no special tokens exactly and takes the "
             "order of ids for that of frequency. Load the model dense and call compress_model(model, config, "
             "tokenizer=...) to name one.",
-            source,
+            f"{source!r} " if source else "",
             str(error).splitlines()[0] if str(error) else type(error).__name__,
         )
         return None

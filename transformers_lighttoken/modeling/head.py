@@ -5,10 +5,10 @@ from torch import Tensor, nn
 
 from .embedding import LightTokenEmbedding
 from .kind import EmbeddingKind
-from .lazy_weight import LazyWeight
+from .lazy_weight import ReadsTable
 
 
-class _Sharing(nn.Module):
+class _Sharing(ReadsTable):
     """Uses a table that another module owns; the owner is not registered as a submodule, so nothing is stored twice.
 
     The owner is called, never read directly, so that hooks on it (accelerate's offloading) take effect.
@@ -19,11 +19,6 @@ class _Sharing(nn.Module):
     def __init__(self, owner: LightTokenEmbedding) -> None:
         super().__init__()
         object.__setattr__(self, "owner", owner)  # past nn.Module, which would register it
-
-    @property
-    def weight(self) -> LazyWeight:
-        """Stands for the dense (V, d) table in code that reads `.weight`."""
-        return LazyWeight(self.owner)
 
 
 class LightTokenView(_Sharing):

@@ -48,7 +48,8 @@ class EmbeddingKind:
         for option in ("max_norm", "scale_grad_by_freq", "sparse"):
             if getattr(module, option):
                 raise UnsupportedEmbeddingError(
-                    f"{shown} uses {option}={getattr(module, option)!r}, which a compressed table does not support."
+                    f"{shown} uses {option}={getattr(module, option)!r}, which a compressed table does not support. "
+                    f"Leave it dense with modules_to_not_convert=[{name!r}]."
                 )
         if not scaled:
             return cls(padding_idx=module.padding_idx)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 if TYPE_CHECKING:
@@ -66,6 +66,10 @@ class LazyWeight:
     def data(self) -> "LazyWeight":
         """Itself: there is no dense storage."""
         return self
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        self._refuse_write("an assignment to the data")
 
     @property
     def ndim(self) -> int:
@@ -170,6 +174,32 @@ class LazyWeight:
             f"{what} of a compressed table's weight would change nothing that is stored. Restore the dense table first "
             "with model.dequantize(), or add tokens with model.resize_token_embeddings()."
         )
+
+
+class ReadsTable(nn.Module):
+    """A module whose `.weight` stands for the dense (V, d) table of `owner`."""
+
+    owner: "LightTokenEmbedding"
+
+    @property
+    def weight(self) -> LazyWeight:
+        """Stands for the dense (V, d) table in code that reads `.weight`; decoded only as far as it is used."""
+        return LazyWeight(self.owner)
+
+    @weight.setter
+    def weight(self, value: Any) -> None:
+        LazyWeight(self.owner)._refuse_write("a replacement")
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As nn.Module.register_parameter, which assignments of parameters come to; `weight` is refused.
+
+        Raises:
+            TypeError: for the name "weight".
+        """
+        if name == "weight":
+            LazyWeight(self.owner)._refuse_write("a replacement")
+        else:
+            super().register_parameter(name, param)
 
 
 def _dense_of(value: Any) -> Any:

@@ -87,7 +87,10 @@ def measure_table(
 
 def _given_text(calibration: str | Sequence[str], tokenizer: Any) -> Calibration:
     if tokenizer is None:
-        raise ValueError("calibration text needs the model's tokenizer: pass tokenizer=...")
+        raise ValueError(
+            "calibration text needs the model's tokenizer, and none lies beside its checkpoint: put its files there "
+            "(from Python, pass tokenizer=...), or leave the text out."
+        )
     return from_text(calibration, tokenizer, _MEASURED_TOKENS)
 
 

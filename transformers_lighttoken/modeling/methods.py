@@ -83,6 +83,23 @@ class CompressedModel:
         latents = (module for module in self.modules() if isinstance(module, TableLatents))
         return count - sum(parameter.numel() for module in latents for parameter in module.parameters())
 
+    def set_input_embeddings(self: Any, value: nn.Module) -> None:
+        """Sets the input embeddings, where they are not a compressed table.
+
+        Raises:
+            ValueError: if a compressed table would be lost, which heads and the config go on naming.
+        """
+        current = self.get_input_embeddings()
+        if isinstance(current, _OURS) and not isinstance(value, _OURS):
+            raise ValueError(
+                f"the input embeddings of this {type(self).__name__} are a compressed table, which "
+                f"{type(value).__name__} cannot replace: restore the dense model first with model.dequantize(), or add "
+                "tokens with model.resize_token_embeddings()."
+            )
+        modules = sharing_modules(self)
+        self.dense_class.set_input_embeddings(self, value)
+        put_back(self, modules)
+
     def resize_token_embeddings(self: Any, *args: Any, **kwargs: Any) -> Any:
         """Resizes as transformers does; new tokens become exact rows, which train."""
         modules = sharing_modules(self)

@@ -21,6 +21,9 @@ class TableReport:
         relative_error: |E - E'|^2 / |E|^2 over the table; None where it was not measured.
         cosine_mean: mean of the rows' cosines to the dense ones; None where it was not measured.
         cosine_p01: their 1st percentile; None where it was not measured.
+        measured_on: what the metric of the error was measured on: "text", "samples" of the model, draws from token
+            "frequencies"; "none" for the plain metric, "dropped" where the model could not be run for another; None
+            where it was not recorded.
     """
 
     name: str
@@ -32,6 +35,7 @@ class TableReport:
     relative_error: float | None = None
     cosine_mean: float | None = None
     cosine_p01: float | None = None
+    measured_on: str | None = None
 
     @property
     def stored_bytes(self) -> int:
@@ -69,6 +73,7 @@ class TableReport:
             "relative_error": self.relative_error,
             "cosine_mean": self.cosine_mean,
             "cosine_p01": self.cosine_p01,
+            "measured_on": self.measured_on,
             "rank": plan.rank,
             "code_bits": plan.code_bits,
             "stage_bits": list(plan.stage_bits),
@@ -201,6 +206,8 @@ def _describe(table: TableReport) -> list[str]:
             f"  fidelity  relative error {table.relative_error:.4f}, cosine {table.cosine_mean:.4f} "
             f"(1st percentile {table.cosine_p01:.4f})"
         )
+    if table.measured_on == "dropped":
+        lines.append("  metric    plain: the model does not run on token ids alone, so none could be measured")
     if table.shared_heads:
         lines.append(f"  tied      {', '.join(table.shared_heads)} uses the same codes")
     if table.dense_heads:

@@ -64,6 +64,7 @@ def _of_checkpoint(checkpoint: CompressedCheckpoint, original: Original | None) 
                 parts={tensor.key: tensor.num_bytes for tensor in stored.tensors.values()},
                 shared_heads=tuple(head for head in heads if head not in dense),
                 dense_heads=tuple(dense) if checkpoint.config.tie_policy == "dense" else (),
+                measured_on=stored.provenance.get("measured_on"),
                 **_fidelity(stored.load, stored.name, stored.provenance, original, len(checkpoint.tables)),
             )
         )
@@ -89,6 +90,7 @@ def _of_model(model: PreTrainedModel, original: Original | None) -> CompressionR
                 parts={f"{name}.{tensor}": spec.num_bytes for tensor, spec in plan.tensor_specs().items()},
                 shared_heads=tuple(shared),
                 dense_heads=tuple(head for head in _heads_of(sites, name) if head not in shared),
+                measured_on=_recorded(config, name).get("measured_on"),
                 **_fidelity(lambda owner=owner: owner.table, name, _recorded(config, name), original, len(held)),
             )
         )

@@ -62,11 +62,14 @@ def test_files_of_the_base_model_have_no_prefix(tmp_path: Path) -> None:
     assert (table.site.owner, table.prefix, table.keys) == ("transformer.wte", "wte", ("wte.weight",))
 
 
-def test_an_architecture_that_transformers_does_not_know_is_read_as_its_base_model(tmp_path: Path) -> None:
+def test_an_architecture_that_transformers_does_not_know_is_read_as_its_base_model(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     save_dense(tmp_path, "bert-mlm")
     write_config(tmp_path, architectures=["BertForSomethingOfMine"])
     (table,) = tables_in(tmp_path)
     assert (table.site.owner, table.prefix) == ("embeddings.word_embeddings", "bert.embeddings.word_embeddings")
+    assert "['BertForSomethingOfMine'], no class of transformers: read as BertModel." in caplog.text
 
 
 def test_tied_weights_that_are_stored_again_go_too(tmp_path: Path) -> None:
@@ -140,6 +143,21 @@ def test_a_missing_table_and_a_left_out_one_are_named(tmp_path: Path) -> None:
     rewrite(tmp_path, {"embeddings.word_embeddings.weight": None})
     with pytest.raises(SourceError, match=r"hold no tensor 'embeddings.word_embeddings.weight', which BertModel needs"):
         tables_in(tmp_path)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "bert-mlm", "t5"])
+def test_a_tied_head_is_not_overlooked_where_no_class_is_named(tmp_path: Path, architecture: str) -> None:
+    save_dense(tmp_path, architecture)
+    write_config(tmp_path, architectures=None)
+    with pytest.raises(SourceError, match=r'names no architecture.*head shares.*put the model\'s class.*"GPT2LMHeadMo'):
+        tables_in(tmp_path)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "clip"])
+def test_a_base_model_needs_no_class_named(tmp_path: Path, architecture: str) -> None:
+    save_dense(tmp_path, architecture)
+    write_config(tmp_path, architectures=None)
+    assert [table.site.heads for table in tables_in(tmp_path)] == [()]
 
 
 def test_a_model_that_transformers_does_not_know(tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from tests.helpers import plan_of, random_table
 from transformers_lighttoken import LightTokenEmbedding
 from transformers_lighttoken.modeling import embedding as embedding_module
+from transformers_lighttoken.modeling.head import LightTokenHead
 from transformers_lighttoken.modeling.lazy_weight import LazyWeight
 
 
@@ -125,6 +126,16 @@ def test_writing_is_refused(embedding: LightTokenEmbedding) -> None:
         weight.data.zero_()
     with pytest.raises(TypeError, match="an assignment to rows"):
         weight[3] = 0.0
+    with pytest.raises(TypeError, match="an assignment to the data"):
+        weight.data = torch.zeros(3)
+
+
+@pytest.mark.parametrize("value", [nn.Parameter(torch.zeros(2, 2)), torch.zeros(2, 2), None])
+def test_replacing_the_weight_is_refused(embedding: LightTokenEmbedding, value: Any) -> None:
+    modules: list[Any] = [embedding, LightTokenHead(embedding)]
+    for module in modules:
+        with pytest.raises(TypeError, match="a replacement of a compressed table's weight.*dequantize"):
+            module.weight = value
 
 
 def test_initialisation_while_loading_changes_nothing(embedding: LightTokenEmbedding, dense: Tensor) -> None:

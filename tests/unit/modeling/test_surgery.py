@@ -152,6 +152,22 @@ def test_an_embedding_module_used_in_several_places_becomes_views() -> None:
     assert ARCHITECTURES["t5"].run(model).shape == expected
 
 
+@pytest.mark.parametrize("architecture", ["bert", "llama-tied", "t5"])
+def test_a_compressed_table_is_not_replaced_by_a_dense_one(architecture: str) -> None:
+    """Heads would go on using the table, and the config naming it: what is saved could not be loaded."""
+    model = ARCHITECTURES[architecture].build()
+    compress_at_random(model)
+    table = model.get_input_embeddings()
+    with pytest.raises(ValueError, match=r"compressed table, which Embedding cannot replace.*dequantize\(\)"):
+        model.set_input_embeddings(nn.Embedding(7, 32))
+    assert model.get_input_embeddings() is table
+    model.set_input_embeddings(table)
+    model.dequantize()
+    replacement = nn.Embedding(7, 32)
+    model.set_input_embeddings(replacement)
+    assert model.get_input_embeddings() is replacement
+
+
 def test_compress_model_fits_and_marks_the_model() -> None:
     architecture = ARCHITECTURES["bert-mlm"]
     model = architecture.build()
