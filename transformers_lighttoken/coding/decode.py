@@ -11,7 +11,7 @@ from .constants import constant, signs_of_bytes
 from .packing import unpack_row_bytes, unpack_values
 from .plan import CodingPlan
 from .quantize import dequantize_rows, dequantize_scales
-from .rotation import gaussian_levels, unrotate
+from .rotation import gaussian_levels, levels_of_bytes, unrotate
 
 StoredTensors = Mapping[str, Tensor]
 DECODE_BLOCK_ROWS = 8192
@@ -36,33 +36,50 @@ def decode_positions(plan: CodingPlan, stored: StoredTensors, positions: Tensor)
             return decode_positions(plan, stored, positions)
     if plan.num_coded == 0:
         return stored["exact_rows"].index_select(0, positions).float()
-    slots = positions - plan.num_exact  # (n,), negative for exact rows
-    rows = decode_coded(plan, stored, slots.clamp(min=0))
-    if plan.num_exact == 0:
-        return rows
     if torch.compiler.is_compiling():  # no shapes that depend on data
+        rows = decode_coded(plan, stored, (positions - plan.num_exact).clamp(min=0))
+        if plan.num_exact == 0:
+            return rows
         exact = stored["exact_rows"].index_select(0, positions.clamp(max=plan.num_exact - 1)).float()
-        return torch.where((slots < 0).unsqueeze(1), exact, rows)
-    chosen = (slots < 0).nonzero().squeeze(1)
-    exact = stored["exact_rows"].index_select(0, positions[chosen]).float()
-    return rows.index_copy(0, chosen, exact) if chosen.numel() or exact.requires_grad else rows
+        return torch.where((positions < plan.num_exact).unsqueeze(1), exact, rows)
+    if bool((positions[1:] < positions[:-1]).any()):
+        positions, order = positions.sort()
+        return decode_positions(plan, stored, positions).index_select(0, order.argsort())
+    count = _num_below(plan.num_exact, positions)
+    rows = decode_coded(plan, stored, (positions - plan.num_exact).clamp_(min=0))
+    if count or (plan.num_exact and stored["exact_rows"].requires_grad):
+        rows[:count] = stored["exact_rows"].index_select(0, positions[:count]).float()
+    return rows
 
 
 def decode_coded(plan: CodingPlan, stored: StoredTensors, slots: Tensor) -> Tensor:
-    """Decodes coded rows given by their slot, the storage position less the exact rows. (n, d) float32."""
+    """Decodes coded rows given by their slot, the storage position less the exact rows, in rising order. (n, d) float32.
+
+    Only while a graph is traced may the slots come in any order, here and below.
+    """
     rows = decode_unscaled(plan, stored, slots)
-    return rows * row_scales(stored, "", slots, plan.row_scale_bits) if plan.row_scale_bits else rows
+    if not plan.row_scale_bits:
+        return rows
+    scales = row_scales(stored, "", slots, plan.row_scale_bits)
+    return rows * scales if torch.is_grad_enabled() or torch.compiler.is_compiling() else rows.mul_(scales)
 
 
 def decode_unscaled(plan: CodingPlan, stored: StoredTensors, slots: Tensor) -> Tensor:
-    """Coded rows before their row scale. (n, d) float32."""
+    """Coded rows before their row scale, slots in rising order. (n, d) float32."""
     rows = decode_base(plan, stored, slots)
     if not plan.tiers:
         return rows
     if torch.compiler.is_compiling():
         return rows + decode_tiers(plan, stored, slots)
-    chosen = (slots < plan.tiers[0].coverage).nonzero().squeeze(1)
-    return rows.index_add_(0, chosen, decode_tiers(plan, stored, slots[chosen])) if chosen.numel() else rows
+    count = _num_below(plan.tiers[0].coverage, slots)
+    if count:
+        rows[:count] += decode_tiers(plan, stored, slots[:count])
+    return rows
+
+
+def _num_below(bound: int, rising: Tensor) -> int:
+    """How many of rising integers are below a bound."""
+    return int(torch.searchsorted(rising, bound))
 
 
 def decode_base(plan: CodingPlan, stored: StoredTensors, slots: Tensor) -> Tensor:
@@ -138,27 +155,31 @@ class _SignProduct(torch.autograd.Function):
 
 
 def decode_tiers(plan: CodingPlan, stored: StoredTensors, slots: Tensor) -> Tensor:
-    """What all tiers add to rows, before the row scale; the fixed rotation is undone once for all. (n, d) float32."""
+    """What all tiers add to rows, before the row scale, slots in rising order and covered by the first tier.
+
+    Returns:
+        (n, d) float32; the fixed rotation is undone once for all.
+    """
     sums: dict[str, Tensor] = {}
     for number, tier in enumerate(plan.tiers, start=1):
-        start = sums.get(tier.kind)
-        if start is None:
-            start = torch.zeros(slots.numel(), plan.embedding_dim, device=slots.device)
-        sums[tier.kind] = _add_covered(start, plan, number, stored, slots)
+        values = _covered_values(plan, number, stored, slots)
+        if tier.kind not in sums:
+            shape = (slots.numel(), plan.embedding_dim)
+            sums[tier.kind] = values if values.shape == shape else values.new_zeros(shape)
+        if sums[tier.kind] is not values and len(values):
+            sums[tier.kind][: len(values)] += values
     if "rotated" not in sums:
         return sums["learnt"]
     rotated = unrotate(sums["rotated"], plan.rotation_seed)
     return sums["learnt"] + rotated if "learnt" in sums else rotated
 
 
-def _add_covered(rows: Tensor, plan: CodingPlan, number: int, stored: StoredTensors, slots: Tensor) -> Tensor:
+def _covered_values(plan: CodingPlan, number: int, stored: StoredTensors, slots: Tensor) -> Tensor:
+    """What a tier adds to the rows that it covers, the first ones; while a graph is traced to all rows, 0 to others."""
     coverage = plan.tiers[number - 1].coverage
-    covered = slots < coverage
     if torch.compiler.is_compiling():
-        values = decode_tier(plan, number, stored, slots.clamp(max=coverage - 1))
-        return rows + values * covered.unsqueeze(1)
-    chosen = covered.nonzero().squeeze(1)
-    return rows.index_add_(0, chosen, decode_tier(plan, number, stored, slots[chosen])) if chosen.numel() else rows
+        return decode_tier(plan, number, stored, slots.clamp(max=coverage - 1)) * (slots < coverage).unsqueeze(1)
+    return decode_tier(plan, number, stored, slots[: _num_below(coverage, slots)])
 
 
 def decode_tier(plan: CodingPlan, number: int, stored: StoredTensors, slots: Tensor) -> Tensor:
@@ -167,6 +188,14 @@ def decode_tier(plan: CodingPlan, number: int, stored: StoredTensors, slots: Ten
     if tier.kind == "learnt":
         return decode_signs(stored[prefix + "codes"], slots, stored_matrix(stored, prefix + "decoder"))
     bits_per_dim = tier.code_bits // plan.embedding_dim
-    values = unpack_values(stored[prefix + "codes"], slots, plan.embedding_dim, bits_per_dim)
-    levels = functional.embedding(values, gaussian_levels(bits_per_dim, values.device).unsqueeze(1)).squeeze(-1)
+    levels = _unpack_levels(stored[prefix + "codes"], slots, plan.embedding_dim, bits_per_dim)
     return levels * row_scales(stored, prefix, slots, tier.row_scale_bits)
+
+
+def _unpack_levels(codes: Tensor, slots: Tensor, dim: int, bits_per_dim: int) -> Tensor:
+    """The levels of scalar codes, (n, d) float32, looked up a byte at a time where no code straddles bytes."""
+    if 8 % bits_per_dim == 0 and dim * bits_per_dim % 8 == 0:
+        row_bytes = unpack_row_bytes(codes, slots, dim * bits_per_dim)
+        return functional.embedding(row_bytes.int(), levels_of_bytes(bits_per_dim, codes.device)).flatten(1)
+    values = unpack_values(codes, slots, dim, bits_per_dim)
+    return functional.embedding(values, gaussian_levels(bits_per_dim, codes.device).unsqueeze(1)).squeeze(-1)

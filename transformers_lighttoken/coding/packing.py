@@ -120,10 +120,6 @@ def unpack_values(packed: Tensor, rows: Tensor, columns: int, value_bits: int) -
     _check_value_bits(value_bits)
     if value_bits == MAX_VALUE_BITS:
         return packed.view(-1, columns).index_select(0, rows).long()
-    if 8 % value_bits == 0 and columns * value_bits % 8 == 0:  # no value straddles bytes
-        row_bytes = unpack_row_bytes(packed, rows, columns * value_bits).long()
-        shifts = torch.arange(8 - value_bits, -1, -value_bits, device=rows.device)
-        return ((row_bytes.unsqueeze(2) >> shifts) & ((1 << value_bits) - 1)).flatten(1)
     bits = unpack_rows(packed, rows, columns * value_bits).view(-1, columns, value_bits)
     weights = 1 << torch.arange(value_bits - 1, -1, -1, device=rows.device)
     return (bits * weights).sum(dim=2)

@@ -35,8 +35,32 @@ def gaussian_levels(bits: int, device: torch.device = _CPU) -> Tensor:
     Returns:
         (2**bits,) float32.
     """
+    return constant(_levels(bits), device)
+
+
+def levels_of_bytes(bits: int, device: torch.device = _CPU) -> Tensor:
+    """The levels of all codes that a byte holds, the first one in its highest bits.
+
+    Args:
+        bits: bits per value: 1, 2 or 4.
+        device: of the result.
+
+    Returns:
+        (256, 8 / bits) float32.
+    """
+    return constant(_byte_levels(bits), device)
+
+
+@lru_cache(maxsize=4)
+def _levels(bits: int) -> tuple[float, ...]:
     positive = _POSITIVE_LEVELS[bits]
-    return constant((*(-level for level in reversed(positive)), *positive), device)
+    return (*(-level for level in reversed(positive)), *positive)
+
+
+@lru_cache(maxsize=4)
+def _byte_levels(bits: int) -> tuple[tuple[float, ...], ...]:
+    levels, mask = _levels(bits), (1 << bits) - 1
+    return tuple(tuple(levels[byte >> shift & mask] for shift in range(8 - bits, -1, -bits)) for byte in range(256))
 
 
 def _splitmix64(state: int) -> int:
