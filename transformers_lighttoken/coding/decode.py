@@ -53,9 +53,9 @@ def decode_positions(plan: CodingPlan, stored: StoredTensors, positions: Tensor)
 
 
 def decode_coded(plan: CodingPlan, stored: StoredTensors, slots: Tensor) -> Tensor:
-    """Decodes coded rows given by their slot, the storage position less the exact rows, in rising order. (n, d) float32.
+    """Decodes coded rows given by their slot, the storage position less the exact rows. (n, d) float32.
 
-    Only while a graph is traced may the slots come in any order, here and below.
+    Slots come in rising order. Only while a graph is traced may they come in any order, here and below.
     """
     rows = decode_unscaled(plan, stored, slots)
     if not plan.row_scale_bits:
