@@ -31,9 +31,15 @@ from transformers_lighttoken import LightTokenConfig, compress_table
 from transformers_lighttoken.evaluation.data import load_rows
 from transformers_lighttoken.evaluation.zero_shot import perplexity, sts_spearman
 from transformers_lighttoken.modeling import measure
-from transformers_lighttoken.modeling.calibration import Calibration, from_frequencies, from_samples, from_text
+from transformers_lighttoken.modeling.calibration import (
+    Calibration,
+    from_frequencies,
+    from_samples,
+    from_text,
+    token_counts,
+)
 from transformers_lighttoken.modeling.frequency import text_frequencies, token_frequencies
-from transformers_lighttoken.modeling.sensitivity import blend, head_metric, input_metric
+from transformers_lighttoken.modeling.sensitivity import blend, head_metric, input_metric, mean_prediction
 from transformers_lighttoken.modeling.tokens import exact_token_ids
 
 Blend = tuple[float, float, float]
@@ -61,10 +67,16 @@ def metrics_of(table: RealTable, sequences: Calibration) -> tuple[Tensor | None,
     return (None if head is None else head_metric(model, head, sequences.batches(device))), inputs
 
 
-def frequencies_of(table: RealTable, sequences: Calibration) -> Tensor:
+def frequencies_of(table: RealTable, sequences: Calibration, contexts: list[str]) -> Tensor:
     """Token frequencies as `measure_table` gives them."""
-    prior = token_frequencies(table.tokenizer, len(table.weight))
-    return prior if sequences.source == "frequencies" else text_frequencies(sequences.tokens, len(prior), prior)
+    rows = len(table.weight)
+    prior = token_frequencies(table.tokenizer, rows)
+    if table.model.can_generate():
+        predicted = mean_prediction(table.model, sequences.batches(table.weight.device))
+        prior = prior if predicted is None else predicted
+    return (
+        text_frequencies(token_counts(contexts, table.tokenizer, rows), prior) if sequences.source == "text" else prior
+    )
 
 
 def task_of(table: RealTable, data: Path, rows: int) -> tuple[str, Callable[[], float]]:
@@ -101,7 +113,7 @@ def main() -> None:
     lines: list[list[object]] = []
     for source in ["text", "samples", "frequencies"] if tied else ["text", "frequencies"]:
         sequences = sequences_of(table, source, contexts)
-        parts, frequencies = (None, *metrics_of(table, sequences)), frequencies_of(table, sequences)
+        parts, frequencies = (None, *metrics_of(table, sequences)), frequencies_of(table, sequences, contexts)
         for shares in blends:
             decode = lambda b=shares, p=parts, f=frequencies: compressed(table, args.ratio, b, p, f)  # noqa: E731
             decoded, seconds = timed(decode)

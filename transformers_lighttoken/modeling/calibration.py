@@ -12,6 +12,8 @@ from .sensitivity import Batch
 Source = Literal["text", "samples", "frequencies"]
 SEQUENCE_TOKENS = 128
 BATCH_SEQUENCES = 16
+_COUNTED_AT_ONCE = 1024
+_MOST_COUNTED = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,6 @@ class Calibration:
         for ids, mask in zip(self.ids.split(BATCH_SEQUENCES), self.mask.split(BATCH_SEQUENCES), strict=True):
             yield {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
 
-    @property
-    def tokens(self) -> Tensor:
-        """All token ids, padding left out. (n,) int64."""
-        return self.ids[self.mask.bool()]
-
 
 def from_text(text: str | Sequence[str], tokenizer: Any, max_tokens: int) -> Calibration:
     """Sequences of given text, spread evenly over it.
@@ -50,8 +47,7 @@ def from_text(text: str | Sequence[str], tokenizer: Any, max_tokens: int) -> Cal
     Raises:
         ValueError: if the text holds no passage.
     """
-    lines = text.splitlines() if isinstance(text, str) else list(text)
-    passages = [line for line in lines if line.strip()]
+    passages = _passages(text)
     if not passages:
         raise ValueError("calibration text is empty: give some lines of ordinary text, or leave `calibration` out.")
     length = min(SEQUENCE_TOKENS, getattr(tokenizer, "model_max_length", SEQUENCE_TOKENS))
@@ -63,6 +59,28 @@ def from_text(text: str | Sequence[str], tokenizer: Any, max_tokens: int) -> Cal
         if total >= max_tokens:
             break
     return _padded(chosen, "text")
+
+
+def token_counts(text: str | Sequence[str], tokenizer: Any, vocab_size: int) -> Tensor:
+    """How often each token occurs in a text, or in a million tokens spread over a longer one.
+
+    Args:
+        text: as for `from_text`.
+        tokenizer: of the model.
+        vocab_size: rows V of the table; other ids are left out.
+
+    Returns:
+        (V,) float64.
+    """
+    passages, counts = _passages(text), torch.zeros(vocab_size, dtype=torch.float64)
+    order = list(_spread(len(passages)))
+    for start in range(0, len(order), _COUNTED_AT_ONCE):
+        chosen = [passages[number] for number in order[start : start + _COUNTED_AT_ONCE]]
+        ids = torch.tensor([token for row in tokenizer(chosen)["input_ids"] for token in row], dtype=torch.long)
+        counts += torch.bincount(ids[ids < vocab_size], minlength=vocab_size)
+        if counts.sum() >= _MOST_COUNTED:
+            break
+    return counts
 
 
 def from_samples(model: Any, max_tokens: int, seed: int) -> Calibration:
@@ -126,6 +144,11 @@ def special_frame(tokenizer: Any) -> tuple[list[int], list[int]]:
         if framed[start : start + len(plain)] == plain:
             return framed[:start], framed[start + len(plain) :]
     return [], []
+
+
+def _passages(text: str | Sequence[str]) -> list[str]:
+    lines = text.splitlines() if isinstance(text, str) else list(text)
+    return [line for line in lines if line.strip()]
 
 
 def _spread(count: int) -> Iterator[int]:

@@ -52,21 +52,19 @@ def token_frequencies(tokenizer: Any, vocab_size: int) -> Tensor:
     return probabilities / probabilities.sum()
 
 
-def text_frequencies(ids: Tensor, vocab_size: int, prior: Tensor) -> Tensor:
-    """Token probabilities of a text, smoothed by the tokenizer's own so that unseen tokens keep their order.
+def text_frequencies(counts: Tensor, prior: Tensor) -> Tensor:
+    """Token probabilities of a text, smoothed so that unseen tokens keep their order.
 
     Args:
-        ids: (n,) token ids of the text.
-        vocab_size: rows V of the table.
-        prior: (V,) probabilities from `token_frequencies`.
+        counts: (V,) of the tokens in the text.
+        prior: (V,) probabilities: the model's own unigram, or those of `token_frequencies`.
 
     Returns:
         (V,) float64 with sum 1: counts plus as many pseudo-counts of the prior as the text has distinct tokens
         (Witten and Bell 1991).
     """
-    counts = torch.bincount(ids[ids < vocab_size].cpu(), minlength=vocab_size).double()
     distinct = int((counts > 0).sum())
-    return (counts + distinct * prior) / (counts.sum() + distinct)
+    return (counts.double() + distinct * prior) / (counts.sum() + distinct)
 
 
 def _unigram_scores(tokenizer: Any) -> dict[str, float] | None:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..config import LightTokenConfig
-from .calibration import Calibration, from_frequencies, from_samples, from_text
+from .calibration import Calibration, from_frequencies, from_samples, from_text, token_counts
 from .frequency import text_frequencies, token_frequencies
-from .sensitivity import blend, head_metric, input_metric
+from .sensitivity import blend, head_metric, input_metric, mean_prediction
 from .sites import TableSite, embedding_at
 
 logger = logging.getLogger(__name__)
@@ -73,12 +73,14 @@ def measure_table(
     if prior is None and tokenizer is not None:
         prior = token_frequencies(tokenizer, num_embeddings)
     given = None if calibration is None else _given_text(calibration, tokenizer)
-    metric, sequences = None, given
+    metric, unigram, sequences = None, None, given
     wanted = config.metric == "auto" and config.solver == "refined" and (prior is not None or given is not None)
     if wanted:
-        metric, sequences = _try_metric(load_model, site, config, tokenizer, prior, given)
-    if frequencies is None and prior is not None and sequences is not None and sequences.source != "frequencies":
-        prior = text_frequencies(sequences.tokens, num_embeddings, prior)
+        metric, unigram, sequences = _try_metric(load_model, site, config, tokenizer, prior, given)
+    if frequencies is None and prior is not None:
+        prior = prior if unigram is None else _fitted(unigram, num_embeddings)
+        if calibration is not None:
+            prior = text_frequencies(token_counts(calibration, tokenizer, num_embeddings), prior)
     source = "none" if sequences is None else sequences.source
     if wanted and metric is None:
         source = DROPPED
@@ -101,11 +103,15 @@ def _try_metric(
     tokenizer: Any,
     prior: Tensor | None,
     given: Calibration | None,
-) -> tuple[Tensor | None, Calibration | None]:
+) -> tuple[Tensor | None, Tensor | None, Calibration | None]:
+    """The metric, the unigram of a model that writes text, and what both were measured on; None where they fail."""
     model = load_model()
     try:
         sequences = given or _made_up(model, config, tokenizer, prior)
-        return _metric(model, site, sequences, config.seed), sequences
+        metric = _metric(model, site, sequences, config.seed)
+        device = embedding_at(model, site.owner).weight.device
+        unigram = mean_prediction(model, sequences.batches(device)) if _writes_text(model) else None
+        return metric, unigram, sequences
     except _OUT_OF_MEMORY:
         raise
     except _WANTING as error:  # models differ in what they need to run; the plain metric always works
@@ -114,7 +120,7 @@ def _try_metric(
             type(model).__name__,
             str(error).splitlines()[0] if str(error) else type(error).__name__,
         )
-        return None, given
+        return None, None, given
 
 
 def _made_up(model: PreTrainedModel, config: LightTokenConfig, tokenizer: Any, prior: Tensor | None) -> Calibration:
@@ -127,6 +133,12 @@ def _made_up(model: PreTrainedModel, config: LightTokenConfig, tokenizer: Any, p
 
 def _writes_text(model: PreTrainedModel) -> bool:
     return model.can_generate() and not getattr(model.config, "is_encoder_decoder", False)
+
+
+def _fitted(unigram: Tensor, num_embeddings: int) -> Tensor:
+    """A unigram with one entry per row of the table, where heads and tables differ in their padding."""
+    fitted = torch.nn.functional.pad(unigram, (0, max(0, num_embeddings - unigram.numel())))[:num_embeddings]
+    return fitted / fitted.sum()
 
 
 def _metric(model: PreTrainedModel, site: TableSite, sequences: Calibration, seed: int) -> Tensor:

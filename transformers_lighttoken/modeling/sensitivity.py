@@ -91,6 +91,27 @@ def head_metric(model: nn.Module, head: nn.Module, batches: Iterable[Batch]) -> 
     return _unit_trace(total, "no hidden state reached the output head")
 
 
+def mean_prediction(model: nn.Module, batches: Iterable[Batch]) -> Tensor | None:
+    """The mean of the distributions that a language model predicts over some text: its own unigram.
+
+    Args:
+        model: a transformers model.
+        batches: `input_ids` and `attention_mask`, (b, t) each.
+
+    Returns:
+        (V,) float64 with sum 1 on the CPU; None if the model gives no logits for each token.
+    """
+    total: Tensor | None = None
+    with _evaluating(model), torch.no_grad():
+        for batch in batches:
+            logits, mask = getattr(_output(model, batch), "logits", None), batch["attention_mask"]
+            if logits is None or logits.dim() != 3 or logits.shape[:2] != mask.shape:
+                return None
+            predicted = logits[mask.bool()].float().softmax(dim=-1).double().sum(dim=0).cpu()
+            total = predicted if total is None else total + predicted
+    return None if total is None else total / total.sum()
+
+
 def blend(parts: Iterable[tuple[float, Tensor | None]], dim: int) -> Tensor:
     """Matrix square root of a weighted sum of metrics of trace d, scaled to trace d again.
 

@@ -6,11 +6,13 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 from transformers_lighttoken import LightTokenConfig, compress_model
+from transformers_lighttoken.modeling import calibration
 from transformers_lighttoken.modeling.calibration import (
     SEQUENCE_TOKENS,
     from_frequencies,
     from_samples,
     from_text,
+    token_counts,
 )
 from transformers_lighttoken.modeling.frequency import token_frequencies
 from transformers_lighttoken.modeling.measure import measure_table
@@ -130,6 +132,43 @@ def test_samples_come_from_the_model_and_leave_the_global_generator_alone():
     assert tuple(found.ids.shape) == (2, SEQUENCE_TOKENS)
     assert bool((found.ids[:, 0] == 7).all())
     assert torch.equal(found.ids, from_samples(writer, 2 * SEQUENCE_TOKENS, seed=3).ids)
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_a_writing_model_tells_its_own_unigram(words, tie):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCAB, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        bos_token_id=101, tie_word_embeddings=tie,
+    )  # fmt: skip
+    writer = LlamaForCausalLM(config).eval()
+    favourite = words.convert_tokens_to_ids("mussels")
+    writer.lm_head.bias = torch.nn.Parameter(torch.zeros(VOCAB).index_fill(0, torch.tensor([favourite]), 12.0))
+    found = measure(writer, words)
+    assert found.source == "samples"
+    assert found.frequencies is not None
+    assert float(found.frequencies.sum()) == pytest.approx(1)
+    assert int(found.frequencies.argmax()) == favourite
+    assert float(found.frequencies[favourite]) > 0.5
+    assert int((found.frequencies > 0).sum()) == VOCAB
+    told = measure(writer, words, calibration=TEXT)
+    market = words.convert_tokens_to_ids("market")
+    assert told.frequencies is not None
+    assert float(told.frequencies[market]) > 100 * float(found.frequencies[market])
+    assert float(told.frequencies[favourite]) > 0.2
+
+
+def test_all_of_a_text_is_counted_not_only_what_is_measured(words):
+    counts = token_counts([TEXT] * 3000, words, VOCAB)
+    cod, market = words.convert_tokens_to_ids(["cod", "market"])
+    assert float(counts[cod]) == float(counts[market]) == 3000
+    assert float(counts.sum()) == 3000 * len(words(TEXT)["input_ids"])
+    assert token_counts(TEXT, words, 200).shape == (200,)
+
+
+def test_a_long_text_is_counted_in_part(words, monkeypatch):
+    monkeypatch.setattr(calibration, "_MOST_COUNTED", 2000)
+    assert 2000 <= float(token_counts([TEXT] * 9000, words, VOCAB).sum()) < 1024 * 40
 
 
 def test_frequencies_of_another_vocabulary_are_refused_even_where_they_are_not_needed(model):

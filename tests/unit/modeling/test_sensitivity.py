@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
-from transformers_lighttoken.modeling.sensitivity import blend, head_metric, input_metric
+from transformers_lighttoken.modeling.sensitivity import blend, head_metric, input_metric, mean_prediction
 
 DIM, VOCAB = 16, 60
 
@@ -112,3 +112,18 @@ def test_a_blend_is_the_square_root_of_the_weighted_sum():
     found = blend([(0.25, None), (0.75, metric)], 3)
     expected = torch.tensor([2.5, 1.0, 0.25]).sqrt()
     torch.testing.assert_close(found, torch.diag(expected * 3 / expected.sum()))
+
+
+def test_the_mean_prediction_is_the_mean_of_the_softmax_over_tokens_that_are_no_padding():
+    model, batches = llama(), [batch(), batch(seed=1)]
+    expected = torch.zeros(VOCAB, dtype=torch.float64)
+    for sample in batches:
+        with torch.no_grad():
+            logits = model(**sample).logits
+        for row, length in enumerate((3, 5, 5)):
+            for token in range(length):
+                expected += logits[row, token].double().softmax(0) / 26
+    found = mean_prediction(model, batches)
+    assert found is not None
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-9)
+    assert mean_prediction(bert(), batches) is None
