@@ -40,6 +40,7 @@ def compress_table(
     exact_ids: Sequence[int] = (),
     frequencies: Tensor | Sequence[float] | None = None,
     metric: Tensor | None = None,
+    shrinkage_penalty: float = 0.0,
     progress: Progress | None = None,
     share: RowShare = ALL_ROWS,
     journal: Journal = NO_JOURNAL,
@@ -56,6 +57,8 @@ def compress_table(
         frequencies: (V,) counts or probabilities of the rows, for tiers; None for equal coverage. Explicit `code_bits`
             mean equal coverage too.
         metric: (d, d) positive semi-definite matrix M of the error (e - e')^T M (e - e'); None for the plain one.
+        shrinkage_penalty: how much it weighs, beside a row's squared error, that its product with itself is wrong; 1
+            suits output heads, whose logits are such products (see `coding.rows.fit_row_scales`).
         progress: told of each step: what, how many done, how many in all.
         share: which rows this process codes where several work together (see `distributed`); each gets the whole
             result.
@@ -88,6 +91,7 @@ def compress_table(
         journal=journal,
         nested_in=nested_in,
         on_error=on_error,
+        shrinkage_penalty=shrinkage_penalty,
     )
     metric = None if metric is None else metric.to(table.device)
     return encode(table, plan, depths, metric, options, progress)

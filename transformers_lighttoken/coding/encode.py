@@ -44,6 +44,7 @@ class EncodeOptions:
         journal: remembers what is finished, so that a stopped run goes on from there.
         nested_in: a larger code of the same table; the first bits of its base code are kept, and only refitted.
         on_error: told the relative error of the base code after each round of refinement, before `progress` is.
+        shrinkage_penalty: of the row scales (see `rows.fit_row_scales`).
     """
 
     solver: str = "refined"
@@ -55,6 +56,7 @@ class EncodeOptions:
     journal: Journal = NO_JOURNAL
     nested_in: CompressedTable | None = None
     on_error: Callable[[float], None] | None = None
+    shrinkage_penalty: float = 0.0
 
 
 @one_thread_each
@@ -104,7 +106,9 @@ def encode(
         residual = residual[: tier.coverage]
         encode_tier(residual, local, number, metric, stored, options.schedule, options.seed, share)
     restore_scales(stored, common)
-    scales = fit_row_scales(table, ids, local, stored, metric) if plan.row_scale_bits else None
+    scales = None
+    if plan.row_scale_bits:
+        scales = fit_row_scales(table, ids, local, stored, metric, options.shrinkage_penalty)
     stored = _merged(stored, plan, share)
     stored["exact_rows"] = table.read(exact).to(EXACT_DTYPES[plan.exact_dtype])
     if plan.max_depth:

@@ -53,16 +53,26 @@ def safe_norms(rows: Tensor) -> Tensor:
 
 
 def fit_row_scales(
-    table: TableRows, ids: Tensor, plan: CodingPlan, stored: dict[str, Tensor], metric: Tensor | None
+    table: TableRows,
+    ids: Tensor,
+    plan: CodingPlan,
+    stored: dict[str, Tensor],
+    metric: Tensor | None,
+    shrinkage_penalty: float = 0.0,
 ) -> Tensor:
-    """Least-squares scale of each row: s = x^T M y / y^T M y, at least zero.
+    """Scale s >= 0 of each row for the least |x - s y|^2 + lambda (x^T M (x - s y))^2 / |x|^2, |x|^2 = x^T M x.
+
+    Without the penalty this is the least-squares scale x^T M y / y^T M y. It shrinks a row's product with itself by its
+    share of error D, and with it the logit that an output head gives to a token where the hidden state calls for it;
+    the penalty weighs that loss. With lambda = 1 the factor on the least-squares scale is 2 / (2 - D).
 
     Args:
         table: holds the rows x.
         ids: (n,) int64 of the coded rows in storage order, on the CPU.
         plan: what is stored of these rows.
-        stored: the stored tensors, all but the row scales.
+        stored: the stored tensors, all but the row scales; they decode to y.
         metric: (d, d) M; None for the plain one.
+        shrinkage_penalty: lambda >= 0.
 
     Returns:
         (n,) float32.
@@ -74,5 +84,9 @@ def fit_row_scales(
         weighted = decoded if metric is None else decoded @ metric
         energy = (weighted * decoded).sum(dim=1)
         product = (weighted * rows).sum(dim=1)
-        scales[place] = torch.where(energy > 0, product / energy, 0.0).clamp(min=0)
+        if shrinkage_penalty:
+            own = ((rows if metric is None else rows @ metric) * rows).sum(dim=1)
+            energy = energy + shrinkage_penalty * product.square() / torch.where(own > 0, own, 1.0)
+        fitted = (1 + shrinkage_penalty) * product / torch.where(energy > 0, energy, 1.0)
+        scales[place] = torch.where(energy > 0, fitted, 0.0).clamp(min=0)
     return scales

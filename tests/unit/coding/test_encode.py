@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from transformers_lighttoken.coding.decode import decode_unscaled
 from transformers_lighttoken.coding.encode import EncodeOptions, encode
 from transformers_lighttoken.coding.plan import CodingPlan, Tier
 from transformers_lighttoken.coding.refine import RefineSchedule
 from transformers_lighttoken.coding.rotation import gaussian_levels, rotate
+from transformers_lighttoken.coding.rows import fit_row_scales
 from transformers_lighttoken.coding.table import CompressedTable, digest_of
+from transformers_lighttoken.coding.table_rows import as_rows
 from transformers_lighttoken.coding.tier_index import decode_depths, encode_depths, storage_order
 
 ROWS, DIM = 600, 24
@@ -153,6 +156,36 @@ def test_zero_rows_decode_to_zero():
     dense[[3, 77]] = 0
     table = encode(dense, CodingPlan(ROWS, DIM, stage_bits=(20,)), options=QUICK)
     assert torch.equal(table.decode(torch.tensor([3, 77])), torch.zeros(2, DIM))
+
+
+@pytest.mark.parametrize("measured", [False, True])
+def test_row_scales_that_weigh_shrinkage_are_the_least_of_their_penalty(measured):
+    rows, plan = weight(), CodingPlan(ROWS, DIM, stage_bits=(9, 8))
+    root = torch.randn(DIM, DIM, generator=torch.Generator().manual_seed(1))
+    metric = root @ root.t() / DIM if measured else None
+    table, ids = encode(rows, plan, None, metric, QUICK), torch.arange(ROWS)
+    weighing = np.eye(DIM) if metric is None else metric.double().numpy()
+    plain = fit_row_scales(as_rows(rows), ids, plan, table.tensors, metric).double().numpy()
+    scales = fit_row_scales(as_rows(rows), ids, plan, table.tensors, metric, 1.0).double().numpy()
+    targets = rows.double().numpy()
+    codes = decode_unscaled(plan, table.tensors, ids).double().numpy()
+
+    def penalised(scale):
+        wrong = targets - scale[:, None] * codes
+        shrunk = np.einsum("ni,ij,nj->n", targets, weighing, wrong)
+        own = np.einsum("ni,ij,nj->n", targets, weighing, targets)
+        return np.einsum("ni,ij,nj->n", wrong, weighing, wrong) + shrunk**2 / own
+
+    assert (penalised(scales) <= penalised(scales * 1.001)).all()
+    assert (penalised(scales) <= penalised(scales * 0.999)).all()
+    left = targets - plain[:, None] * codes
+    own = np.einsum("ni,ij,nj->n", targets, weighing, targets)
+    share = np.einsum("ni,ij,nj->n", left, weighing, left) / own
+    np.testing.assert_allclose(scales / plain, 2 / (2 - share), rtol=1e-4)
+    options = replace(QUICK, shrinkage_penalty=1.0)
+    assert not torch.equal(
+        encode(rows, plan, None, metric, options).tensors["row_scale_range"], table.tensors["row_scale_range"]
+    )
 
 
 def test_the_same_seed_gives_the_same_bytes():

