@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .decode import decode_unscaled
+from .decode import StoredTensors, decode_unscaled
 from .packing import bfloat16_of_bits, bits_of_bfloat16
 from .plan import CodingPlan
 from .share import ALL_ROWS, RowShare
@@ -56,7 +56,7 @@ def fit_row_scales(
     table: TableRows,
     ids: Tensor,
     plan: CodingPlan,
-    stored: dict[str, Tensor],
+    stored: StoredTensors,
     metric: Tensor | None,
     shrinkage_penalty: float = 0.0,
 ) -> Tensor:
