@@ -50,6 +50,17 @@ def test_a_failure_does_not_stop_the_others(
     assert "is not empty" in other.json["jobs"][0]["error"]
 
 
+def test_a_source_that_cannot_even_be_looked_for_fails_alone(
+    sources: list[Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    jobs = tmp_path / "jobs.txt"
+    jobs.write_text(f"~no-such-user-here/model {tmp_path}/one\n{sources[0]} {tmp_path}/two 4\n")
+    result = run_command(capfd, "compress-all", jobs, "--metric", "plain", "--json")
+    assert result.status == 1
+    assert [job["status"] for job in result.json["jobs"]] == ["failed", "done"]
+    assert "home directory" in result.json["jobs"][0]["error"]
+
+
 def test_all_done_is_status_0(sources: list[Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     jobs = tmp_path / "jobs.csv"
     jobs.write_text(f"source,output,ratio\n{sources[0]},{tmp_path}/out,4\n")

@@ -123,9 +123,12 @@ def _is_done(job: Job) -> bool:
 
 
 def _size(job: Job) -> int:
-    """Bytes of the source, 0 if it is not on this machine."""
-    folder = Path(job.source).expanduser()
-    return sum((folder / name).stat().st_size for name in list_files(folder)) if folder.is_dir() else 0
+    """Bytes of the source, 0 if it is not on this machine; one that cannot be read fails when its turn comes."""
+    try:
+        folder = Path(job.source).expanduser()
+        return sum((folder / name).stat().st_size for name in list_files(folder)) if folder.is_dir() else 0
+    except (OSError, RuntimeError):  # no permission, a name too long, the home of an unknown user
+        return 0
 
 
 def _assigned(sizes: Sequence[int], count: int) -> list[list[int]]:
