@@ -185,6 +185,10 @@ class TestRefusedBeforeAnythingIsSent:
         assert sent(logged_in) == []
         assert logged_in.snapshot(REPO).heads == {}
 
+    def test_pull_request_of_a_repository_that_does_not_exist(self, tiny: Path):
+        with pytest.raises(ValueError, match=r"'refs/pr/3' is no branch, .* does not exist: leave the revision"):
+            push_compressed(tiny, REPO, revision="refs/pr/3")
+
     def test_folder_that_is_not_there(self, tmp_path: Path):
         with pytest.raises(SourceError, match="there is no folder"):
             push_compressed(tmp_path / "absent", REPO)

@@ -56,6 +56,12 @@ class TestModel:
         data = front_matter(card_of(logged_in)) or {}
         assert (data["base_model"], data["license"]) == ("org/base", "mit")
 
+    def test_a_repository_is_never_its_own_base(self, logged_in: HubServer, tiny: Path):
+        push_compressed(tiny, REPO)
+        assert "base_model" not in (front_matter(card_of(logged_in)) or {})
+        AutoModel.from_pretrained(REPO).push_to_hub(REPO)
+        assert "base_model" not in (front_matter(card_of(logged_in)) or {})
+
     def test_model_that_was_compressed_in_memory(self, logged_in: HubServer, tmp_path: Path):
         save_dense(tmp_path / "dense")
         add_tokenizer(tmp_path / "dense")

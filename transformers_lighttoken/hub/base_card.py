@@ -61,7 +61,7 @@ class BaseCard:
         data = _front_matter(content)
         ours = data.get("base_model_relation") == RELATION and TAG in (data.get("tags") or [])
         return cls(
-            license=_texts(data.get("license"), WORD),
+            license=_licences(data.get("license")),
             license_name=one_line(data["license_name"]) if isinstance(data.get("license_name"), str) else None,
             license_link=_text(data.get("license_link"), ADDRESS) or _text(data.get("license_link"), FILE),
             language=_texts(data.get("language"), LANGUAGE),
@@ -165,7 +165,7 @@ def _front_matter(content: str) -> Mapping[str, Any]:
     match = REGEX_YAML_BLOCK.search(content)
     try:
         data = yaml.load(match.group(2), Loader=yaml.BaseLoader) if match else None  # all scalars stay text: `no` too
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         logger.warning("The front matter of a card is no YAML, and is left aside: %s", one_line(error))
         return {}
     return data if isinstance(data, dict) else {}
@@ -180,3 +180,10 @@ def _texts(value: Any, pattern: re.Pattern[str]) -> str | list[str] | None:
         return _text(value, pattern)
     kept = list(dict.fromkeys(text for text in value if _text(text, pattern)))
     return kept[:200] or None
+
+
+def _licences(value: Any) -> str | list[str] | None:
+    """All of a card's licences, or None where one of them is none that the Hub knows by a word: not a part of them."""
+    if isinstance(value, list) and not all(_text(text, WORD) for text in value):
+        return None
+    return _texts(value, WORD)

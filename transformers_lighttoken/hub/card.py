@@ -89,7 +89,7 @@ def _values(facts: CardFacts) -> dict[str, Any]:
         "is_changed": any(table.relative_error is None for table in report.tables),
         "config": config_as_json(facts.config),
         "versions": [f"{one_line(name)} {one_line(version)}" for name, version in sorted(report.versions.items())],
-        "licence": " or ".join([licences] if isinstance(licences := facts.licence.license, str) else licences),
+        "licence": ", ".join([licences] if isinstance(licences := facts.licence.license, str) else licences),
     }
 
 

@@ -106,4 +106,5 @@ def origin_of(model: PreTrainedModel, api: HfApi) -> tuple[str | None, BaseCard 
     if card is not None and card.base_model:
         return card.base_model, card
     provenance = getattr(getattr(model.config, "quantization_config", None), "provenance", None) or {}
-    return as_repo_id(provenance.get("source")) or source, card
+    # A checkpoint that was loaded compressed is no base of itself; what it was made from may not be recorded.
+    return as_repo_id(provenance.get("source")) or (None if provenance.get("tables") else source), card

@@ -186,6 +186,10 @@ def _check_target(target: Target, options: PushOptions) -> None:
             f"private=True, but {target.repo_id} is there already and public: make it private in its settings, or "
             "choose another repo_id."
         )
+    if not target.exists and target.revision.startswith("refs/"):
+        raise ValueError(
+            f"revision {target.revision!r} is no branch, and {target.repo_id} does not exist: leave the revision out."
+        )
     if options.create_pr and target.exists and not target.has_branch:
         raise ValueError(
             f"revision {target.revision!r} is no branch of {target.repo_id}, so no pull request can be to it."

@@ -29,6 +29,13 @@ class TestParse:
         assert parse("language: no").language == "no"
         assert parse("language:\n- no\n- yes-x").language == ["no", "yes-x"]
 
+    def test_licences_are_inherited_all_or_none(self):
+        assert parse("license: [mit, apache-2.0]").license == ["mit", "apache-2.0"]
+        assert parse("license: [mit, 'My Custom Licence']").license is None
+
+    def test_front_matter_nested_too_deep_to_read_is_left_aside(self):
+        assert parse("license: " + "[" * 5000) == BaseCard()
+
     @pytest.mark.parametrize(
         "content", ["", "no front matter", "---\n[1, 2]\n---\n", "---\n\n---\n", "---\na: b: c\n---\n"]
     )
