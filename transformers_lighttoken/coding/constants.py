@@ -1,5 +1,6 @@
 """Small constant tensors, made once for each device."""
 
+from collections.abc import Callable, Hashable
 from functools import lru_cache
 from typing import Any
 
@@ -7,25 +8,33 @@ import torch
 from torch import Tensor
 
 
-def constant(values: tuple[Any, ...], device: torch.device) -> Tensor:
+def constant(make: Callable[..., tuple[Any, ...]], *arguments: Hashable, device: torch.device) -> Tensor:
     """A float32 tensor of constant values. While a graph is traced it becomes part of the graph.
 
     Args:
-        values: (nested) tuples of floats.
+        make: gives the values, as (nested) tuples of floats. The tensor is kept under this function and its arguments:
+            to look it up by the values themselves would take longer than most uses of it.
+        *arguments: of `make`.
         device: of the tensor.
     """
     if torch.compiler.is_compiling():
-        return torch.tensor(values, dtype=torch.float32, device=device)
-    return _kept(values, device)
+        return torch.tensor(make(*arguments), dtype=torch.float32, device=device)
+    return _kept(make, arguments, device)
 
 
 @lru_cache(maxsize=128)
-def _kept(values: tuple[Any, ...], device: torch.device) -> Tensor:
+def _kept(make: Callable[..., tuple[Any, ...]], arguments: tuple[Hashable, ...], device: torch.device) -> Tensor:
     with torch.inference_mode(False):  # so that training can use it too
-        return torch.tensor(values, dtype=torch.float32, device=device)
+        return torch.tensor(make(*arguments), dtype=torch.float32, device=device)
 
 
-@lru_cache(maxsize=1)
-def signs_of_bytes() -> tuple[tuple[float, ...], ...]:
-    """The eight bits of every byte as -1 and +1, most significant first: (256, 8)."""
-    return tuple(tuple(1.0 if byte >> bit & 1 else -1.0 for bit in range(7, -1, -1)) for byte in range(256))
+def values_of_bytes(values: tuple[float, ...]) -> tuple[tuple[float, ...], ...]:
+    """What the codes in every byte stand for, the first one in its highest bits: (256, 8 / bits of a code).
+
+    Args:
+        values: of each code; 2, 4, 16 or 256 of them.
+    """
+    bits = (len(values) - 1).bit_length()
+    return tuple(
+        tuple(values[byte >> shift & len(values) - 1] for shift in range(8 - bits, -1, -bits)) for byte in range(256)
+    )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .constants import constant, signs_of_bytes
+from .constants import constant, values_of_bytes
 from .packing import unpack_row_bytes, unpack_values
 from .plan import CodingPlan
 from .quantize import dequantize_rows, dequantize_scales
@@ -15,6 +15,7 @@ from .rotation import gaussian_levels, levels_of_bytes, unrotate
 
 StoredTensors = Mapping[str, Tensor]
 DECODE_BLOCK_ROWS = 8192
+_SIGNS = (-1.0, 1.0)
 _AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")  # asking PyTorch for them breaks the graph of torch.compile in 2.11
 
 
@@ -131,8 +132,13 @@ def decode_signs(codes: Tensor, slots: Tensor, decoder: Tensor) -> Tensor:
 
 def _unpack_signs(codes: Tensor, slots: Tensor, bits: int) -> Tensor:
     """(n, m) of -1 and +1, float32, looked up a byte at a time."""
-    row_bytes = unpack_row_bytes(codes, slots, bits)  # (n, ceil(m / 8))
-    return functional.embedding(row_bytes.int(), constant(signs_of_bytes(), codes.device)).flatten(1)[:, :bits]
+    return _look_up_bytes(codes, slots, bits, constant(values_of_bytes, _SIGNS, device=codes.device))[:, :bits]
+
+
+def _look_up_bytes(codes: Tensor, slots: Tensor, bits_per_row: int, values: Tensor) -> Tensor:
+    """The values of all codes in each byte of packed rows, (256, values a byte) being those of every byte."""
+    row_bytes = unpack_row_bytes(codes, slots, bits_per_row)  # (n, ceil(bits / 8))
+    return functional.embedding(row_bytes.int(), values).flatten(1)
 
 
 class _SignProduct(torch.autograd.Function):
@@ -163,11 +169,10 @@ def decode_tiers(plan: CodingPlan, stored: StoredTensors, slots: Tensor) -> Tens
     sums: dict[str, Tensor] = {}
     for number, tier in enumerate(plan.tiers, start=1):
         values = _covered_values(plan, number, stored, slots)
-        if tier.kind not in sums:
-            shape = (slots.numel(), plan.embedding_dim)
-            sums[tier.kind] = values if values.shape == shape else values.new_zeros(shape)
-        if sums[tier.kind] is not values and len(values):
+        if tier.kind in sums:
             sums[tier.kind][: len(values)] += values
+        else:
+            sums[tier.kind] = functional.pad(values, (0, 0, 0, slots.numel() - len(values)))
     if "rotated" not in sums:
         return sums["learnt"]
     rotated = unrotate(sums["rotated"], plan.rotation_seed)
@@ -195,7 +200,6 @@ def decode_tier(plan: CodingPlan, number: int, stored: StoredTensors, slots: Ten
 def _unpack_levels(codes: Tensor, slots: Tensor, dim: int, bits_per_dim: int) -> Tensor:
     """The levels of scalar codes, (n, d) float32, looked up a byte at a time where no code straddles bytes."""
     if 8 % bits_per_dim == 0 and dim * bits_per_dim % 8 == 0:
-        row_bytes = unpack_row_bytes(codes, slots, dim * bits_per_dim)
-        return functional.embedding(row_bytes.int(), levels_of_bytes(bits_per_dim, codes.device)).flatten(1)
+        return _look_up_bytes(codes, slots, dim * bits_per_dim, levels_of_bytes(bits_per_dim, codes.device))
     values = unpack_values(codes, slots, dim, bits_per_dim)
     return functional.embedding(values, gaussian_levels(bits_per_dim, codes.device).unsqueeze(1)).squeeze(-1)

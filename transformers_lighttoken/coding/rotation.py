@@ -4,12 +4,10 @@ Signs come from integer arithmetic (splitmix64), not from a library's generator,
 on every platform and version.
 """
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
-from .constants import constant
+from .constants import constant, values_of_bytes
 
 _MASK = (1 << 64) - 1
 _NUM_ROUNDS = 2
@@ -35,7 +33,7 @@ def gaussian_levels(bits: int, device: torch.device = _CPU) -> Tensor:
     Returns:
         (2**bits,) float32.
     """
-    return constant(_levels(bits), device)
+    return constant(_levels, bits, device=device)
 
 
 def levels_of_bytes(bits: int, device: torch.device = _CPU) -> Tensor:
@@ -48,19 +46,12 @@ def levels_of_bytes(bits: int, device: torch.device = _CPU) -> Tensor:
     Returns:
         (256, 8 / bits) float32.
     """
-    return constant(_byte_levels(bits), device)
+    return constant(values_of_bytes, _levels(bits), device=device)
 
 
-@lru_cache(maxsize=4)
 def _levels(bits: int) -> tuple[float, ...]:
     positive = _POSITIVE_LEVELS[bits]
     return (*(-level for level in reversed(positive)), *positive)
-
-
-@lru_cache(maxsize=4)
-def _byte_levels(bits: int) -> tuple[tuple[float, ...], ...]:
-    levels, mask = _levels(bits), (1 << bits) - 1
-    return tuple(tuple(levels[byte >> shift & mask] for shift in range(8 - bits, -1, -bits)) for byte in range(256))
 
 
 def _splitmix64(state: int) -> int:
@@ -70,7 +61,6 @@ def _splitmix64(state: int) -> int:
     return mixed ^ (mixed >> 31)
 
 
-@lru_cache(maxsize=64)
 def _signs(dim: int, seed: int, round_number: int) -> tuple[float, ...]:
     start = _splitmix64(seed ^ (round_number << 48))
     return tuple(1.0 if _splitmix64(start + column) & 1 else -1.0 for column in range(dim))
@@ -81,7 +71,6 @@ def _block_sizes(dim: int) -> list[int]:
     return [1 << bit for bit in range(dim.bit_length() - 1, -1, -1) if dim >> bit & 1]
 
 
-@lru_cache(maxsize=8)
 def _hadamard_matrix(size: int) -> tuple[tuple[float, ...], ...]:
     """Orthonormal Walsh-Hadamard matrix in natural order, symmetric."""
     unit = size**-0.5
@@ -92,7 +81,7 @@ def _hadamard(block: Tensor) -> Tensor:
     """Orthonormal Walsh-Hadamard transform of the last dimension, a power of two, as products with small factors."""
     size = block.shape[-1]
     inner = min(size, _LARGEST_FACTOR)
-    factor = constant(_hadamard_matrix(inner), block.device).to(block.dtype)
+    factor = constant(_hadamard_matrix, inner, device=block.device).to(block.dtype)
     if size == inner:
         return block @ factor
     columns = (block.unflatten(-1, (size // inner, inner)) @ factor).transpose(-1, -2)  # (..., inner, size / inner)
@@ -115,7 +104,7 @@ def rotate(rows: Tensor, seed: int) -> Tensor:
         (..., d), the same norms.
     """
     for round_number in range(_NUM_ROUNDS):
-        signs = constant(_signs(rows.shape[-1], seed, round_number), rows.device)
+        signs = constant(_signs, rows.shape[-1], seed, round_number, device=rows.device)
         rows = _block_hadamard(rows * signs).flip(-1)
     return rows
 
@@ -123,6 +112,6 @@ def rotate(rows: Tensor, seed: int) -> Tensor:
 def unrotate(rows: Tensor, seed: int) -> Tensor:
     """Undoes `rotate`."""
     for round_number in reversed(range(_NUM_ROUNDS)):
-        signs = constant(_signs(rows.shape[-1], seed, round_number), rows.device)
+        signs = constant(_signs, rows.shape[-1], seed, round_number, device=rows.device)
         rows = _block_hadamard(rows.flip(-1)) * signs
     return rows
