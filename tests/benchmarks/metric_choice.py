@@ -31,14 +31,8 @@ from transformers_lighttoken import LightTokenConfig, compress_table
 from transformers_lighttoken.evaluation.data import load_rows
 from transformers_lighttoken.evaluation.zero_shot import perplexity, sts_spearman
 from transformers_lighttoken.modeling import measure
-from transformers_lighttoken.modeling.calibration import (
-    Calibration,
-    from_frequencies,
-    from_samples,
-    from_text,
-    token_counts,
-)
-from transformers_lighttoken.modeling.frequency import text_frequencies, token_frequencies
+from transformers_lighttoken.modeling.calibration import Calibration, from_frequencies, from_samples, from_text
+from transformers_lighttoken.modeling.frequency import token_frequencies
 from transformers_lighttoken.modeling.sensitivity import blend, head_metric, input_metric, mean_prediction
 from transformers_lighttoken.modeling.tokens import exact_token_ids
 
@@ -69,14 +63,12 @@ def metrics_of(table: RealTable, sequences: Calibration) -> tuple[Tensor | None,
 
 def frequencies_of(table: RealTable, sequences: Calibration, contexts: list[str]) -> Tensor:
     """Token frequencies as `measure_table` gives them."""
-    rows = len(table.weight)
-    prior = token_frequencies(table.tokenizer, rows)
+    predicted = None
     if table.model.can_generate():
         predicted = mean_prediction(table.model, sequences.batches(table.weight.device))
-        prior = prior if predicted is None else predicted
-    return (
-        text_frequencies(token_counts(contexts, table.tokenizer, rows), prior) if sequences.source == "text" else prior
-    )
+    prior = token_frequencies(table.tokenizer, len(table.weight))
+    text = contexts if sequences.source == "text" else None
+    return measure.estimated_frequencies(prior, predicted, text, table.tokenizer)
 
 
 def task_of(table: RealTable, data: Path, rows: int) -> tuple[str, Callable[[], float]]:

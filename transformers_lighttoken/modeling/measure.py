@@ -78,13 +78,31 @@ def measure_table(
     if wanted:
         metric, unigram, sequences = _try_metric(load_model, site, config, tokenizer, prior, given)
     if frequencies is None and prior is not None:
-        prior = prior if unigram is None else _fitted(unigram, num_embeddings)
-        if calibration is not None:
-            prior = text_frequencies(token_counts(calibration, tokenizer, num_embeddings), prior)
+        prior = estimated_frequencies(prior, unigram, calibration, tokenizer)
     source = "none" if sequences is None else sequences.source
     if wanted and metric is None:
         source = DROPPED
     return Measurements(prior if config.tiers == "auto" else None, metric, source)
+
+
+def estimated_frequencies(
+    prior: Tensor, unigram: Tensor | None, calibration: str | Sequence[str] | None, tokenizer: Any
+) -> Tensor:
+    """Token frequencies from all that is known of them.
+
+    Args:
+        prior: (V,) probabilities from the tokenizer alone.
+        unigram: the model's own, which replaces them; None where it has none.
+        calibration: text whose counts go before both, or None.
+        tokenizer: of the model.
+
+    Returns:
+        (V,) float64 with sum 1.
+    """
+    prior = prior if unigram is None else _fitted(unigram, prior.numel())
+    if calibration is None:
+        return prior
+    return text_frequencies(token_counts(calibration, tokenizer, prior.numel()), prior)
 
 
 def _given_text(calibration: str | Sequence[str], tokenizer: Any) -> Calibration:

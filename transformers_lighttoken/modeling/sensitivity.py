@@ -107,7 +107,7 @@ def mean_prediction(model: nn.Module, batches: Iterable[Batch]) -> Tensor | None
             logits, mask = getattr(_output(model, batch), "logits", None), batch["attention_mask"]
             if logits is None or logits.dim() != 3 or logits.shape[:2] != mask.shape:
                 return None
-            predicted = logits[mask.bool()].float().softmax(dim=-1).double().sum(dim=0).cpu()
+            predicted = logits[mask.bool()].float().softmax(dim=-1).sum(dim=0, dtype=torch.float64).cpu()
             total = predicted if total is None else total + predicted
     return None if total is None else total / total.sum()
 
