@@ -85,10 +85,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         root = args.output or Path(scratch)
         dense_folder = save_dense(root / "dense")
-        dense, tokenizer = (
-            AutoModelForCausalLM.from_pretrained(dense_folder),
-            AutoTokenizer.from_pretrained(dense_folder),
-        )
+        dense = AutoModelForCausalLM.from_pretrained(dense_folder)
+        tokenizer = AutoTokenizer.from_pretrained(dense_folder)
         inputs = tokenizer("The history of the lighthouse begins", return_tensors="pt")
         ids = ", ".join(str(token) for token in inputs["input_ids"][0].tolist())
 

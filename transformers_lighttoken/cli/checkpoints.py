@@ -11,7 +11,7 @@ import typer
 from ..checkpoint.compress import compress_checkpoint
 from ..checkpoint.decompress import decompress_checkpoint
 from ..config import LightTokenConfig
-from ..distributed import launched_accelerator
+from ..distributed import Processes, launched_accelerator
 from ..report import compression_report
 from .common import DebugOption, JsonOption, going_on_later, show, show_json, working
 from .inputs import read_frequencies, read_texts
@@ -128,7 +128,6 @@ def compress(
     )
     start = time.perf_counter()
     with working(), going_on_later(), launched_accelerator(device.value) as accelerator:
-        is_main = accelerator is None or accelerator.is_main_process
         report = compress_checkpoint(
             source,
             output,
@@ -142,7 +141,7 @@ def compress(
             restart=restart,
             log=log,
         )
-    if not is_main:
+    if not Processes(accelerator).is_main:
         return
     if as_json:
         show_json({**report.to_dict(), "output": str(output), "seconds": round(time.perf_counter() - start, 3)})

@@ -80,7 +80,7 @@ def _of_model(model: PreTrainedModel, original: Original | None) -> CompressionR
     sites = _declared_sites(model) if config.tie_policy == "dense" else []
     tables = []
     for name, owner in held.items():
-        plan = owner.table.plan
+        plan, recorded = owner.table.plan, _recorded(config, name)
         shared = [head for head, module in model.named_modules() if _shares(module, owner)]
         tables.append(
             TableReport(
@@ -90,8 +90,8 @@ def _of_model(model: PreTrainedModel, original: Original | None) -> CompressionR
                 parts={f"{name}.{tensor}": spec.num_bytes for tensor, spec in plan.tensor_specs().items()},
                 shared_heads=tuple(shared),
                 dense_heads=tuple(head for head in _heads_of(sites, name) if head not in shared),
-                measured_on=_recorded(config, name).get("measured_on"),
-                **_fidelity(lambda owner=owner: owner.table, name, _recorded(config, name), original, len(held)),
+                measured_on=recorded.get("measured_on"),
+                **_fidelity(lambda owner=owner: owner.table, name, recorded, original, len(held)),
             )
         )
     stored = {f"{name}.{key}": tensor for name, owner in held.items() for key, tensor in owner.table.tensors.items()}
