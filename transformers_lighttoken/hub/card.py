@@ -21,6 +21,7 @@ _MEASURED_ON = {
     "frequencies": "sequences drawn from token frequencies",
     "samples": "samples of the model's own text",
     "text": "text",
+    "text and samples": "text and samples of the model's own",
 }
 _PACKAGE = Path(__file__).resolve().parents[1]
 

@@ -6,10 +6,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from .sensitivity import Batch
 
-Source = Literal["text", "samples", "frequencies"]
+Source = Literal["text", "samples", "frequencies", "text and samples"]
 SEQUENCE_TOKENS = 128
 BATCH_SEQUENCES = 16
 _COUNTED_AT_ONCE = 1024
@@ -23,7 +24,7 @@ class Calibration:
     Attributes:
         ids: (n, t) int64 token ids.
         mask: (n, t) int64, 1 for tokens and 0 for padding.
-        source: where they come from: given text, the model's own samples, or draws from token frequencies.
+        source: where they come from: given text, the model's own samples, both, or draws from token frequencies.
     """
 
     ids: Tensor
@@ -34,6 +35,15 @@ class Calibration:
         """Batches on a device, as transformers models take them."""
         for ids, mask in zip(self.ids.split(BATCH_SEQUENCES), self.mask.split(BATCH_SEQUENCES), strict=True):
             yield {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+
+    def joined(self, samples: "Calibration") -> "Calibration":
+        """These sequences of given text, and samples of the model after them."""
+        length = max(self.ids.shape[1], samples.ids.shape[1])
+        ids, mask = (
+            torch.cat([functional.pad(part, (0, length - part.shape[1])) for part in parts])
+            for parts in ((self.ids, samples.ids), (self.mask, samples.mask))
+        )
+        return Calibration(ids, mask, "text and samples")
 
 
 def from_text(text: str | Sequence[str], tokenizer: Any, max_tokens: int) -> Calibration:

@@ -93,7 +93,7 @@ def estimated_frequencies(
     Args:
         prior: (V,) probabilities from the tokenizer alone.
         unigram: the model's own, which replaces them; None where it has none.
-        calibration: text whose counts go before both, or None.
+        calibration: text whose counts are joined to these, or None.
         tokenizer: of the model.
 
     Returns:
@@ -122,14 +122,21 @@ def _try_metric(
     prior: Tensor | None,
     given: Calibration | None,
 ) -> tuple[Tensor | None, Tensor | None, Calibration | None]:
-    """The metric, the unigram of a model that writes text, and what both were measured on; None where they fail."""
+    """The metric, what it was measured on, and the unigram of a model that writes text; None where they fail.
+
+    Such a model is measured on given text and on its own samples together: text alone, however long, is of one kind.
+    """
     model = load_model()
     try:
-        sequences = given or _made_up(model, config, tokenizer, prior)
-        metric = _metric(model, site, sequences, config.seed)
         device = embedding_at(model, site.owner).weight.device
-        unigram = mean_prediction(model, sequences.batches(device)) if _writes_text(model) else None
-        return metric, unigram, sequences
+        sequences, unigram = given, None
+        if _writes_text(model):
+            samples = from_samples(model, _MEASURED_TOKENS, config.seed)
+            unigram = mean_prediction(model, samples.batches(device))
+            sequences = samples if given is None else given.joined(samples)
+        elif sequences is None:
+            sequences = _drawn(tokenizer, prior, config.seed)
+        return _metric(model, site, sequences, config.seed), unigram, sequences
     except _OUT_OF_MEMORY:
         raise
     except _WANTING as error:  # models differ in what they need to run; the plain metric always works
@@ -141,12 +148,10 @@ def _try_metric(
         return None, None, given
 
 
-def _made_up(model: PreTrainedModel, config: LightTokenConfig, tokenizer: Any, prior: Tensor | None) -> Calibration:
-    if _writes_text(model):
-        return from_samples(model, _MEASURED_TOKENS, config.seed)
+def _drawn(tokenizer: Any, prior: Tensor | None, seed: int) -> Calibration:
     if prior is None:
         raise ValueError("neither text nor token frequencies are known")
-    return from_frequencies(prior, tokenizer, _MEASURED_TOKENS, config.seed)
+    return from_frequencies(prior, tokenizer, _MEASURED_TOKENS, seed)
 
 
 def _writes_text(model: PreTrainedModel) -> bool:

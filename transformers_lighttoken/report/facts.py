@@ -21,9 +21,9 @@ class TableReport:
         relative_error: |E - E'|^2 / |E|^2 over the table; None where it was not measured.
         cosine_mean: mean of the rows' cosines to the dense ones; None where it was not measured.
         cosine_p01: their 1st percentile; None where it was not measured.
-        measured_on: what the metric of the error was measured on: "text", "samples" of the model, draws from token
-            "frequencies"; "none" for the plain metric, "dropped" where the model could not be run for another; None
-            where it was not recorded.
+        measured_on: what the metric of the error was measured on: "text", "samples" of the model, "text and samples",
+            draws from token "frequencies"; "none" for the plain metric, "dropped" where the model could not be run for
+            another; None where it was not recorded.
     """
 
     name: str
