@@ -88,12 +88,5 @@ class RowShare:
         """The largest value of any process."""
         return max(float(other) for other in self.gather(torch.tensor([value], dtype=torch.float64)))
 
-    def of_first(self, tensor: Tensor) -> Tensor:
-        """The first process's tensor, on every process."""
-        if self.count == 1:
-            return tensor
-        mine = tensor.double() if self.index == 0 else torch.zeros_like(tensor, dtype=torch.float64)
-        return self.reduce(mine).to(tensor.dtype)
-
 
 ALL_ROWS = RowShare()

@@ -1,10 +1,10 @@
 """Training of one stage of the binary autoencoder by gradient descent, on one process or data-parallel on several.
 
-After Wang et al. 2023. With several processes a mini-batch is made of rows of all of them and its gradient is the mean
-over those rows, so the result is as good as that of one process, but not the same bit for bit.
+After Wang et al. 2023. The mini-batches are those of one process, however many share the rows: each process takes the
+gradient of the rows that it holds, and what is summed over all of them is the same up to the rounding of sums.
 """
 
-import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .loss import direction_aware_loss
 from .low_rank import principal_directions
-from .reduction import gram_matrix
+from .reduction import add_exactly, gram_matrix, row_blocks
 from .share import RowShare
 
 _SATURATED = 0.95
@@ -69,7 +69,7 @@ class BinaryStage(nn.Module):
         return codes @ self.decoder, (soft.detach().abs() > _SATURATED).float().mean()
 
 
-def _initial_stage(residual: Tensor, bits: int, seed: int, share: RowShare) -> BinaryStage:
+def _initial_stage(residual: Tensor, total_rows: int, bits: int, seed: int, share: RowShare) -> BinaryStage:
     """Principal directions of the residual, scaled to unit variance; random directions past the dimension."""
     dim = residual.shape[1]
     directions = principal_directions(gram_matrix(residual, share.reduce), min(bits, dim))
@@ -77,10 +77,13 @@ def _initial_stage(residual: Tensor, bits: int, seed: int, share: RowShare) -> B
         generator = torch.Generator().manual_seed(seed)
         extra = torch.randn(bits - dim, dim, generator=generator).to(residual.device)
         directions = torch.cat([directions, extra / extra.norm(dim=1, keepdim=True)])
-    sample = residual[:: residual.shape[0] // 65536 + 1] @ directions.t()  # (n, bits)
-    spread = share.of_first(sample.std(dim=0, correction=0).clamp(min=1e-6).unsqueeze(1))
-    mean_magnitude = share.of_first(sample.abs().mean(dim=0).unsqueeze(1))
-    return BinaryStage(directions / spread, directions * mean_magnitude)
+    sums = torch.zeros(3, bits, dtype=torch.float64, device=residual.device)
+    for _, block in row_blocks(residual):
+        outputs = block @ directions.t()  # (n, bits)
+        add_exactly(sums, torch.stack([outputs.sum(dim=0), outputs.square().sum(dim=0), outputs.abs().sum(dim=0)]))
+    mean, square, magnitude = share.reduce(sums) / total_rows
+    spread = (square - mean.square()).clamp(min=1e-12).sqrt().float().unsqueeze(1)
+    return BinaryStage(directions / spread, directions * magnitude.float().unsqueeze(1))
 
 
 def train_stage(
@@ -103,18 +106,18 @@ def train_stage(
         schedule: how long.
         share: which rows these are.
     """
-    stage = _initial_stage(residual, bits, seed, share)
+    total_rows = int(share.reduce(torch.tensor([len(targets)], dtype=torch.float64)))
+    stage = _initial_stage(residual, total_rows, bits, seed, share)
     optimizer = torch.optim.Adam(
         [
             {"params": [stage.encoder, stage.bias], "lr": schedule.learning_rate},
             {"params": [stage.decoder], "lr": schedule.learning_rate * float(stage.decoder.detach().std())},
         ]
     )
-    total_rows = int(share.reduce(torch.tensor([len(targets)], dtype=torch.float64)))
-    order = torch.Generator().manual_seed(seed + 1_000_003 * share.index)
+    order = torch.Generator().manual_seed(seed)
     temperature, best, stale = schedule.temperature, float("inf"), 0
     for _ in range(schedule.epochs):
-        batches = _batches(len(targets), total_rows, schedule.batch_rows, order, share)
+        batches = list(_batches(total_rows, schedule.batch_rows, order, share, targets.device))
         loss, saturated = _train_epoch(stage, optimizer, targets, residual, alpha, temperature, batches, share)
         stale = 0 if loss < best * (1 - schedule.min_improvement) else stale + 1
         best = min(best, loss)
@@ -126,13 +129,15 @@ def train_stage(
 
 
 def _batches(
-    rows: int, total_rows: int, batch_rows: int, order: torch.Generator, share: RowShare
-) -> tuple[Tensor, ...]:
-    """This process's rows of each mini-batch; every process has as many mini-batches, some perhaps empty."""
-    shuffled = torch.randperm(rows, generator=order)
-    if share.count == 1:
-        return shuffled.split(batch_rows)
-    return shuffled.tensor_split(math.ceil(total_rows / batch_rows))
+    total_rows: int, batch_rows: int, order: torch.Generator, share: RowShare, device: torch.device
+) -> Iterator[Tensor]:
+    """This process's rows of each mini-batch of an epoch, some perhaps empty."""
+    held = torch.full((total_rows,), -1)
+    places = share.places(total_rows, device)
+    held[places] = torch.arange(len(places))
+    for batch in torch.randperm(total_rows, generator=order).split(batch_rows):
+        rows = held[batch]
+        yield rows[rows >= 0]
 
 
 def _train_epoch(
@@ -142,7 +147,7 @@ def _train_epoch(
     residual: Tensor,
     alpha: float,
     temperature: float,
-    batches: tuple[Tensor, ...],
+    batches: list[Tensor],
     share: RowShare,
 ) -> tuple[float, float]:
     """One pass over the rows; returns the mean loss and the mean share of saturated units."""

@@ -40,5 +40,4 @@ def test_a_single_process_holds_all_rows():
     values = torch.randn(9000, 2)
     assert ALL_ROWS.merge(values) is values
     assert ALL_ROWS.take(values) is values
-    assert ALL_ROWS.of_first(values) is values
     assert ALL_ROWS.largest(3.5) == 3.5
