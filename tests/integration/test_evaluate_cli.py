@@ -40,7 +40,7 @@ def test_json_is_all_on_standard_output(run: Callable[..., Result], dense: Path,
     assert first.status == 0
     assert [(entry["metric"], entry["runs"]) for entry in first.json["results"]] == [("accuracy", 2), ("f1", 2)]
     assert first.json["settings"]["mrpc"]["batch_size"] == 8
-    assert len(read_results(first.json, first.json["digest"])) == 2
+    assert len(read_results(first.json, first.json["identity"]).results) == 2
     assert "MRPC, seed 1" in first.err
     second = run(*command)
     assert second.json == first.json

@@ -14,6 +14,7 @@ from tests.hub_card_rules import check_card, front_matter
 from tests.hub_server import HubServer
 from tests.integration.conftest import BASE_CARD
 from transformers_lighttoken import push_compressed
+from transformers_lighttoken.checkpoint.identity import checkpoint_identity
 from transformers_lighttoken.checkpoint.source import SourceError
 from transformers_lighttoken.hub import time_limits
 from transformers_lighttoken.hub.errors import HubError
@@ -23,6 +24,11 @@ from transformers_lighttoken.modeling.errors import LightTokenCheckpointError
 
 REPO = "alice/tiny-lighttoken"
 SENDS = ("create", "branch", "preupload", "batch", "lfs_upload", "lfs_complete", "verify", "commit")
+
+
+def evaluation_of(folder: Path, *results: dict) -> dict:
+    """As `lighttoken evaluate` tells it."""
+    return {"identity": checkpoint_identity(folder), "digest": "sha256:0", "results": list(results)}
 
 
 def sent(hub: HubServer) -> list[str]:
@@ -76,7 +82,7 @@ class TestOneCommit:
         assert logged_in.snapshot(REPO).files["main"]["notes.txt"] == b"new\n"
 
     def test_pushing_what_was_downloaded_changes_nothing(self, logged_in: HubServer, tiny: Path, tmp_path: Path):
-        results = {"results": [{"task": "STS-B", "metric": "spearman", "value": 0.85}]}
+        results = evaluation_of(tiny, {"task": "STS-B", "metric": "spearman", "value": 0.85})
         push_compressed(tiny, REPO, base_model="org/base", evaluation=results)
         HfApi(endpoint=logged_in.url).snapshot_download(REPO, local_dir=tmp_path / "copy")
         before = logged_in.snapshot(REPO)
@@ -255,7 +261,10 @@ class TestRefusedBeforeAnythingIsSent:
     @pytest.mark.parametrize(
         ("wrong", "message"),
         [
-            ({"revision": "a b"}, "revision must be the name of a branch, got 'a b'"),
+            *(
+                ({"revision": name}, f"revision must be the name of a branch, or refs/pr/N, got '{name}'")
+                for name in ("a b", "refs/convert/parquet", "refs/heads/v2", "refs/pr/0", "a..b", "a.lock", "a//b", "a/")
+            ),
             ({"revision": "refs/pr/1", "create_pr": True}, "create_pr opens a new pull request: leave it out"),
             ({"base_model": "a/b/c"}, "base_model must be a repository on the Hub"),
             ({"license": "my licence"}, "license must be an identifier of the Hub such as 'apache-2.0'"),
@@ -263,8 +272,8 @@ class TestRefusedBeforeAnythingIsSent:
             ({"language": "english!"}, "language must be short words of letters and digits, got 'english!'"),
             ({"tags": ["two words"]}, "tags must be short words of letters and digits, got 'two words'"),
             (
-                {"evaluation": {"digest": "sha256:1", "results": []}},
-                "is of another model: it names the digest sha256:1",
+                {"evaluation": {"identity": "0" * 64, "results": []}},
+                "is of another model, or another state of it: it names the identity 0000",
             ),
             ({"evaluation": "absent.json"}, "evaluation absent.json: there is no such file"),
         ],
@@ -332,13 +341,13 @@ class TestInheritance:
     def test_evaluation_is_published_and_indexed(self, logged_in: HubServer, tiny: Path, tmp_path: Path):
         result = {"task": "STS-B", "metric": "spearman", "value": 0.8512345678, "dense": 0.86, "setting": "zero-shot"}
         result |= {"task_type": "sentence-similarity", "dataset": "nyu-mll/glue", "dataset_config": "stsb"}
-        (tmp_path / "stsb.json").write_text(
-            json.dumps({"results": [result, {"task": "own", "metric": "f1", "value": 1}]})
-        )
+        evaluation = evaluation_of(tiny, result, {"task": "own", "metric": "f1", "value": 1})
+        (tmp_path / "stsb.json").write_text(json.dumps(evaluation))
         push_compressed(tiny, REPO, evaluation=[tmp_path / "stsb.json"])
         files = logged_in.snapshot(REPO).files["main"]
         card = files["README.md"].decode()
         published = json.loads(files["lighttoken_evaluation.json"])
+        assert published["identity"] == evaluation["identity"]
         assert published["digest"] == read_json(tiny / "config.json")["quantization_config"]["digest"]
         assert [entry["value"] for entry in published["results"]] == [0.8512345678, 1]
         (index,) = (front_matter(card) or {})["model-index"]
@@ -358,10 +367,6 @@ class TestInheritance:
         }
         assert "| STS-B, zero-shot | spearman | 0.8512 | 0.8600 | 99.0 % |" in card
         assert "| own | f1 | 1.0000 |  |  |" in card
-        push_compressed(tiny, REPO)  # without the evaluation: card and file no longer have it
-        files = logged_in.snapshot(REPO).files["main"]
-        assert "lighttoken_evaluation.json" not in files
-        assert "model-index" not in files["README.md"].decode()
 
 
 class TestSession:
@@ -386,4 +391,7 @@ class TestSession:
 
     def test_wishes_have_the_arguments_of_push_compressed(self):
         assert yaml.safe_load("no") is False  # why cards are not read with it
-        assert set(CardWishes.__dataclass_fields__) - {"training", "base_card"} <= set(push_compressed.__annotations__)
+        own = {"training", "base_card", "has_base_head"}
+        assert set(CardWishes.__dataclass_fields__) - own <= set(push_compressed.__annotations__)
+            push_compressed.__annotations__
+        )

@@ -10,6 +10,7 @@ import pytest
 from tests.hub_card_rules import front_matter
 from tests.hub_server import HubServer
 from tests.push_faults import run_command
+from transformers_lighttoken.checkpoint.identity import checkpoint_identity
 from transformers_lighttoken.cli import main
 
 REPO = "alice/tiny-lighttoken"
@@ -34,7 +35,8 @@ def test_in_a_process_of_its_own(hub: HubServer, tiny: Path, tmp_path: Path):
 
 
 def test_options_reach_the_card(logged_in: HubServer, tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
-    (tmp_path / "a.json").write_text('{"results": [{"task": "own", "metric": "f1", "value": 0.5}]}')
+    result = {"task": "own", "metric": "f1", "value": 0.5}
+    (tmp_path / "a.json").write_text(json.dumps({"identity": checkpoint_identity(tiny), "results": [result]}))
     options = [
         "--license",
         "other",

@@ -54,8 +54,9 @@ def evaluate_checkpoint(
         told: of each run.
 
     Returns:
-        Plain JSON values: `digest`, `results` as a model card reads them (fractions, not percent), and beside them
-        `model`, `baseline`, `seeds`, `settings` by task, `runs` and `versions`.
+        Plain JSON values: `identity` and `digest` of the checkpoint (`Subject`), `results` as a model card reads them
+        (fractions, not percent), and beside them `model`, `baseline`, `seeds`, `settings` by task, `runs` and
+        `versions`.
 
     Raises:
         SourceError: if there is no usable checkpoint.
@@ -69,7 +70,7 @@ def evaluate_checkpoint(
         raise ValueError("seeds must be at least one integer.")
     subject = open_subject(source, revision)
     dense = None if baseline is None else open_subject(baseline)
-    settings = settings or FineTuningSettings()
+    settings, identity = settings or FineTuningSettings(), subject.identity()
     results, records, used = [], [], {}
     fine_tuned = [TASKS[name] for name in names if name in TASKS]
     loaded = {task.name: TaskData.load(task, data, bool(settings.of(task).epochs)) for task in fine_tuned}
@@ -86,7 +87,7 @@ def evaluate_checkpoint(
         if name in ZERO_SHOT_TASKS:
             results += zero_shot_results(name, subject, dense, data, max_tokens, device_of(settings))
     return {
-        "digest": subject.digest, "results": results, "model": subject.name,
+        "identity": identity, "digest": subject.digest, "results": results, "model": subject.name,
         "baseline": dense.name if dense else None, "seeds": list(seeds), "settings": used, "runs": records,
         "versions": {
             "transformers-lighttoken": __version__, "torch": torch.__version__, "transformers": transformers.__version__

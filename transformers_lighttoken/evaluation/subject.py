@@ -1,8 +1,6 @@
 """A checkpoint that is evaluated: where it lies, what it is, and its model and tokenizer checked against each other."""
 
-import hashlib
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +8,10 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
+from ..checkpoint.identity import checkpoint_identity
 from ..checkpoint.source import Source, resolve_source
 from ..config import QUANT_METHOD
 from ..modeling.tokens import check_tokenizer
-
-_DECISIVE = re.compile(
-    r"config\.json|(model|pytorch_model)[^/]*\.(safetensors|bin|json)"
-    r"|tokenizer.*\.json|added_tokens\.json|special_tokens_map\.json|vocab\.(txt|json)|merges\.txt|[^/]*\.model"
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,11 +39,7 @@ class Subject:
 
     def identity(self) -> str:
         """SHA-256 over config, weights and tokenizer, which are read for it: the same for a copy elsewhere."""
-        total = hashlib.sha256()
-        for path in sorted(path for path in self.folder.iterdir() if _DECISIVE.fullmatch(path.name)):
-            with path.open("rb") as file:
-                total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-        return total.hexdigest()
+        return checkpoint_identity(self.folder)
 
     def tokenizer(self) -> Any:
         """Loads its tokenizer, which pads on the right, with a padding token.

@@ -19,20 +19,27 @@ from huggingface_hub.errors import (
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.utils import validate_repo_id
 
-from .errors import call_hub
+from .errors import MALFORMED, HubError, call_hub
 from .markup import one_line
+from .target import has_hash
 
 logger = logging.getLogger(__name__)
 
 CARD = "README.md"
-TAG = "lighttoken"
+TAGS = ("lighttoken", "compressed")
 RELATION = "quantized"
+OF_THE_BASE = ", that of the base model"
+"""How our card goes on after the licence that it has from the base model."""
 _LARGEST_CARD = 4 << 20
 WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,79}")
 LANGUAGE = re.compile(r"[A-Za-z][A-Za-z0-9-]{1,30}")
 ADDRESS = re.compile(r"https?://[^\s<>\"'`\\|]{1,300}")
 FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 COMMIT = re.compile(r"[0-9a-f]{7,40}")
+_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+MORE_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_:/-]{0,79}")
+_INHERITED_LICENCE = re.compile(rf"^Licence: .*{OF_THE_BASE}\.$", re.MULTILINE)
+_AUTOMATIC_TAGS = {*TAGS, "sentence-transformers"}
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,10 @@ class BaseCard:
         license_link: an address, or the name of a file beside the card.
         language: codes of languages.
         pipeline_tag: the task.
-        base_model: the base model that the card of a compressed model names; None in a base model's own card.
+        base_model: the base model that our card of a compressed model names; None in a base model's own card.
+        is_ours: whether it is our card of a compressed model, and not a base model's.
+        licence_is_inherited: whether our card calls the licence that of the base model.
+        tags: beside ours, in our card.
     """
 
     license: str | list[str] | None = None
@@ -54,19 +64,28 @@ class BaseCard:
     language: str | list[str] | None = None
     pipeline_tag: str | None = None
     base_model: str | None = None
+    is_ours: bool = False
+    licence_is_inherited: bool = False
+    tags: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, content: str) -> "BaseCard":
         """Reads the front matter of a card; what is damaged in it counts as not there."""
         data = _front_matter(content)
-        ours = data.get("base_model_relation") == RELATION and TAG in (data.get("tags") or [])
+        tags = _texts(data.get("tags"), MORE_TAG)
+        tags = tags if isinstance(tags, list) else []
+        ours = TAGS[0] in tags
+        of_base = ours and data.get("base_model_relation") == RELATION
         return cls(
             license=_licences(data.get("license")),
             license_name=one_line(data["license_name"]) if isinstance(data.get("license_name"), str) else None,
             license_link=_text(data.get("license_link"), ADDRESS) or _text(data.get("license_link"), FILE),
             language=_texts(data.get("language"), LANGUAGE),
             pipeline_tag=_text(data.get("pipeline_tag"), WORD),
-            base_model=as_repo_id(data.get("base_model")) if ours else None,
+            base_model=as_repo_id(data.get("base_model")) if of_base else None,
+            is_ours=ours,
+            licence_is_inherited=ours and _INHERITED_LICENCE.search(content) is not None,
+            tags=tuple(tag for tag in tags if tag not in _AUTOMATIC_TAGS) if ours else (),
         )
 
 
@@ -115,8 +134,9 @@ def find_base(
     commit = revision if found == recorded and isinstance(revision, str) and COMMIT.fullmatch(revision) else None
     if found and not card.license:
         fetched = fetch_card(api, found, commit) or BaseCard()
-        known = {key: value for key, value in vars(card).items() if value is not None}
-        card = replace(fetched, **known)
+        # The licence is the base model's whole, not a mixture with what the card here says beside none.
+        known = {key: value for key in ("language", "pipeline_tag") if (value := getattr(card, key)) is not None}
+        card = replace(fetched, **known, tags=card.tags)
     return BaseModel(found, commit, card)
 
 
@@ -134,17 +154,37 @@ def fetch_card(api: HfApi, repo_id: str, revision: str | None = None) -> BaseCar
     Raises:
         HubError: if the Hub, or the connection to it, fails.
     """
+    path = fetch_file(api, repo_id, CARD, revision)
+    return read_card(path.parent) if path else None
 
-    def download() -> str | None:
+
+def fetch_file(api: HfApi, repo_id: str, name: str, revision: str | None = None) -> Path | None:
+    """A file of the base model's repository; None if it is not there.
+
+    Raises:
+        HubError: if the Hub, or the connection to it, fails.
+    """
+
+    def download() -> Path | None:
         try:
-            return api.hf_hub_download(repo_id, CARD, revision=revision)
+            path = Path(api.hf_hub_download(repo_id, name, revision=revision))
+            if _is_damaged(path):
+                path = Path(api.hf_hub_download(repo_id, name, revision=revision, force_download=True))
         except LocalEntryNotFoundError:  # the Hub could not be asked
             raise
         except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError):
             return None
+        if _is_damaged(path):
+            raise HubError(f"{repo_id}: could not read {name} of the base model, it arrives damaged. Repeat it.")
+        return path
 
-    path = call_hub("read the card of the base model", repo_id, download)
-    return read_card(Path(path).parent) if path else None
+    return call_hub(f"read {name} of the base model", repo_id, download, malformed=MALFORMED)
+
+
+def _is_damaged(path: Path) -> bool:
+    """Whether a file in the cache, which names what it keeps by hash, has another content; links may be missing."""
+    file = path.resolve()
+    return _HASH.fullmatch(file.name) is not None and not has_hash(file, file.name)
 
 
 def as_repo_id(name: Any) -> str | None:

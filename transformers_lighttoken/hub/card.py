@@ -8,7 +8,7 @@ from typing import Any
 from packaging.version import InvalidVersion, Version
 
 from ..report.facts import TableReport, format_bytes
-from .base_card import address_of
+from .base_card import OF_THE_BASE, address_of
 from .facts import CardFacts
 from .markup import card_environment, code_span, one_line
 from .metadata import front_matter
@@ -90,6 +90,7 @@ def _values(facts: CardFacts) -> dict[str, Any]:
         "is_changed": any(table.relative_error is None for table in report.tables),
         "config": config_as_json(facts.config),
         "versions": [f"{one_line(name)} {one_line(version)}" for name, version in sorted(report.versions.items())],
+        "of_the_base": OF_THE_BASE,
         "licence": ", ".join([licences] if isinstance(licences := facts.licence.license, str) else licences),
     }
 

@@ -6,18 +6,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo, get_session
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, get_session, hf_hub_url
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-from huggingface_hub.utils import hf_raise_for_status
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff, validate_repo_id
 
 from . import time_limits
-from .errors import HubError, call_hub, require_write_permission
+from .errors import MALFORMED, HubError, call_hub, require_write_permission
+from .options import PULL_REQUEST
 from .target import MAIN, Target
 from .time_limits import limited_time
 
 T = TypeVar("T")
 _REFUSED_CARD = "Invalid metadata in README.md."  # as huggingface_hub says it
-_PULL_REQUEST = re.compile(r"refs/pr/\d+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -45,11 +45,15 @@ class HubClient:
         Raises:
             HubError: if the token is refused or cannot write there.
         """
-        account = cls(api, repo_id)._call("ask who the token belongs to", api.whoami)
-        if "/" not in repo_id:
-            repo_id = f"{account['name']}/{repo_id}"
-        require_write_permission(account, repo_id, create_pr=create_pr)
-        return cls(api, repo_id)
+
+        def ask() -> str:
+            account = api.whoami()
+            named = repo_id if "/" in repo_id else f"{account['name']}/{repo_id}"
+            validate_repo_id(named)
+            require_write_permission(account, named, create_pr=create_pr)
+            return named
+
+        return cls(api, cls(api, repo_id)._call("ask who the token belongs to", ask))
 
     def look_up(self, revision: str | None) -> Target:
         """What is in the repository now.
@@ -64,14 +68,32 @@ class HubClient:
         if main is None:
             return Target(self.repo_id, revision)
         if revision == MAIN:
-            return Target.of(self.repo_id, MAIN, main)
-        if not _PULL_REQUEST.fullmatch(revision):
+            return main
+        if not PULL_REQUEST.fullmatch(revision):
             refs = self._call("list its branches", lambda: self.api.list_repo_refs(self.repo_id))
             if revision in [tag.name for tag in refs.tags]:
                 raise HubError(f"{self.repo_id}: revision {revision!r} is a tag. Name a branch to push to.")
             if revision not in [branch.name for branch in refs.branches]:
-                return replace(Target.of(self.repo_id, revision, main), has_branch=False)
-        return Target.of(self.repo_id, revision, self._call("list its files", lambda: self._info(revision)))
+                return replace(main, revision=revision, has_branch=False)
+        return self._call("list its files", lambda: self._target(revision))
+
+    def read(self, target: Target, path: str) -> bytes:
+        """The content of a file, as it was when the repository was looked up.
+
+        Raises:
+            HubError: if the Hub fails, or the content is not what it tells of.
+        """
+
+        def download() -> bytes:  # without the cache, where damaged content would stay
+            url = hf_hub_url(self.repo_id, path, revision=target.commit, endpoint=self.api.endpoint)
+            answer = http_backoff("GET", url, headers=build_hf_headers(token=self.api.token))
+            hf_raise_for_status(answer)
+            return answer.content
+
+        content = self._call(f"read {path}", download)
+        if not target.has(path, content):
+            raise HubError(f"{self.repo_id}: could not read {path}, what arrived is damaged. Repeat it.")
+        return content
 
     def create(self, private: bool | None, revision: str | None) -> Target:
         """Creates the repository, and looks it up.
@@ -145,18 +167,19 @@ class HubClient:
             ),
         )
 
-    def _main(self) -> ModelInfo | None:
+    def _main(self) -> Target | None:
         try:
-            return self._info(MAIN)
+            return self._target(MAIN)
         except GatedRepoError:
             raise
         except RepositoryNotFoundError:
             return None
 
-    def _info(self, revision: str) -> ModelInfo:
+    def _target(self, revision: str) -> Target:
         limit = time_limits.ANSWER_SECONDS  # None would switch the session's limit off
-        return self.api.model_info(self.repo_id, revision=revision, files_metadata=True, timeout=limit)
+        info = self.api.model_info(self.repo_id, revision=revision, files_metadata=True, timeout=limit)
+        return Target.of(self.repo_id, revision, info)
 
     def _call(self, action: str, call: Callable[[], T], broken: tuple[type[Exception], ...] = ()) -> T:
         with limited_time():
-            return call_hub(action, self.repo_id, call, broken=broken)
+            return call_hub(action, self.repo_id, call, broken=broken, malformed=MALFORMED)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from huggingface_hub import constants
 from huggingface_hub.errors import (
@@ -21,6 +22,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import parse_ratelimit_headers
 
+from .redaction import redact, redacted_logs
+
 T = TypeVar("T")
 
 # huggingface_hub 2 speaks through httpx2, 1 through httpx; both may be installed.
@@ -32,6 +35,7 @@ _NO_CONNECTION = tuple(
 _BAD_ADDRESS: tuple[type[Exception], ...] = tuple(library.InvalidURL for library in _HTTP_LIBRARIES)
 _TRANSPORT: tuple[type[Exception], ...] = (ConnectionError, *(library.HTTPError for library in _HTTP_LIBRARIES))
 
+_NOT_THE_HUB = "Repeat later, and check the proxy settings and HF_ENDPOINT."
 _REPEAT = "What has arrived is not sent again."
 _LOG_IN = "Log in with `hf auth login`, or pass a token made at {tokens}."
 _WRITE = "Use a token with write permission for {namespace} ({tokens}), or open a pull request instead."
@@ -48,6 +52,7 @@ _BY_STATUS = {
     429: ("too many requests were made", f"Wait {{wait}} and repeat. {_REPEAT}"),
 }
 _SERVER = ("the Hub itself is in trouble", f"Repeat in a few minutes. {_REPEAT}")
+_STORAGE = ("the storage host refuses the signed address, which may have expired", f"Repeat it. {_REPEAT}")
 _UNKNOWN = ("the Hub refuses the request", "See what it says, and repeat.")
 # Start of a ValueError of huggingface_hub -> what happened
 _REFUSED_CONTENT = {
@@ -56,9 +61,12 @@ _REFUSED_CONTENT = {
 }
 
 _READ_ONLY = re.compile(r"\bwrite token\b|read-only", re.IGNORECASE)
-_TOKEN = re.compile(r"\b(?:hf|api_org)_(?:(?:oauth|jwt)_\S+|[A-Za-z0-9]{20,})|\bBearer\s+\S+", re.IGNORECASE)
-_URL_SECRETS = re.compile(r"(?<=://)[^/\s@]+@|(?<=\w)\?[^\s\"'<>]*=[^\s\"'<>]*")
+_SIGNED = re.compile(r"[?&][^=&]*(?:signature|expires|sig)=", re.IGNORECASE)
 _LONGEST_QUOTE = 300  # characters of what the Hub says
+
+
+MALFORMED: tuple[type[Exception], ...] = (ValueError, LookupError, TypeError, AttributeError)
+"""What huggingface_hub raises on an answer of status 200 that is not what it expects."""
 
 
 class HubError(RuntimeError):
@@ -75,22 +83,33 @@ class HubError(RuntimeError):
         self.request_id = request_id
 
 
-def call_hub(action: str, repo_id: str, call: Callable[[], T], *, broken: tuple[type[Exception], ...] = ()) -> T:
+def call_hub(
+    action: str,
+    repo_id: str,
+    call: Callable[[], T],
+    *,
+    broken: tuple[type[Exception], ...] = (),
+    malformed: tuple[type[Exception], ...] = (),
+) -> T:
     """Makes a call of the Hub and turns its failure into a `HubError`.
 
-    The original error is not chained: it holds the request, and with it the token.
+    The original error is not chained: it holds the request, and with it the token. What the client logs meanwhile is
+    shown without secrets.
 
     Args:
         action: what is attempted, to follow "could not": "create the repository", "upload the files".
         repo_id: the repository, `namespace/name`.
         call: makes the call with huggingface_hub.
         broken: further errors that mean that the call broke off, as those of libraries that bring their own.
+        malformed: further errors that mean that the answer is not one of the Hub's: `MALFORMED`, where `call` does
+            nothing but ask the Hub.
 
     Raises:
         HubError: if the Hub, or the connection to it, fails. Any other error passes unchanged.
     """
     try:
-        return call()
+        with redacted_logs():
+            return call()
     except HubError:
         raise
     except Exception as error:
@@ -98,6 +117,9 @@ def call_hub(action: str, repo_id: str, call: Callable[[], T], *, broken: tuple[
         if failure is None and isinstance(error, broken):
             what = f"it broke off: {_quote(str(error), error)}"
             failure = HubError(_one_line(action, repo_id, what, f"Repeat it. {_REPEAT}", error=error))
+        if failure is None and isinstance(error, malformed):
+            what = f"the answer is not the Hub's ({type(error).__name__}: {_quote(str(error), error)})"
+            failure = HubError(_one_line(action, repo_id, what, _NOT_THE_HUB, error=error))
         if failure is None:
             raise
     raise failure
@@ -161,7 +183,9 @@ def _explain_answer(error: HfHubHTTPError, action: str, repo_id: str) -> HubErro
     status, bad_token = error.response.status_code, "Invalid credentials" in (error.server_message or "")
     what, remedy = _BY_STATUS.get(status, _SERVER if status >= 500 else _UNKNOWN)
     says = _quote(error.server_message, error)
-    if isinstance(error, GatedRepoError):
+    if status in (401, 403, 404, 410) and _is_of_storage(error):
+        what, remedy = _STORAGE
+    elif isinstance(error, GatedRepoError):
         what, remedy = "access to it is restricted", "Ask its owner for access at {endpoint}/{repo}."
     elif isinstance(error, DisabledRepoError):
         what, remedy = "it has been disabled", "Use another repository."
@@ -177,6 +201,15 @@ def _explain_answer(error: HfHubHTTPError, action: str, repo_id: str) -> HubErro
         what, says = "the token may only read, it lacks the permission `write`", ""
     line = _one_line(action, repo_id, f"{what} (HTTP {status})", remedy, says=says, wait=_wait(error), error=error)
     return HubError(line, status=status, request_id=error.request_id)
+
+
+def _is_of_storage(error: HfHubHTTPError) -> bool:
+    """Whether the answer is that of the host that keeps large files, to which signed addresses lead."""
+    try:
+        address = str(error.response.request.url)
+    except RuntimeError:  # httpx: the request was never set
+        return False
+    return urlsplit(address).netloc != urlsplit(constants.ENDPOINT).netloc and bool(_SIGNED.search(address))
 
 
 def _explain_without_answer(error: BaseException) -> tuple[str, str] | None:
@@ -197,7 +230,7 @@ def _explain_without_answer(error: BaseException) -> tuple[str, str] | None:
     if isinstance(error, OSError) and text.startswith("Consistency check failed"):
         return "the download is incomplete", "Repeat it."
     if isinstance(error, json.JSONDecodeError):
-        return "the answer is not the Hub's (no JSON)", "Repeat later, and check the proxy settings and HF_ENDPOINT."
+        return "the answer is not the Hub's (no JSON)", _NOT_THE_HUB
     for start, what in _REFUSED_CONTENT.items():
         if isinstance(error, ValueError) and text.startswith(start):
             return f"{what}: {_quote(text.removeprefix(start), error)}", "Correct it and repeat."
@@ -241,9 +274,7 @@ def _one_line(
 
 def _without_secrets(text: str, error: BaseException | None) -> str:
     """The text in one printable line, without tokens, passwords and the queries of signed addresses."""
-    token = _token_of(error)
-    text = text.replace(token, "***") if token else text
-    text = _URL_SECRETS.sub("", _TOKEN.sub("***", text))
+    text = redact(text, _token_of(error))
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ from huggingface_hub import HfApi
 from ..checkpoint.compressed import CompressedCheckpoint
 from ..config import LightTokenConfig
 from ..report import CompressionReport
-from .base_card import LANGUAGE, WORD, BaseCard, BaseModel, find_base
+from .base_card import LANGUAGE, MORE_TAG, BaseCard, BaseModel, find_base
 from .licence import Licence, choose_licence
 from .loading import Loading, how_to_load
 from .markup import one_line
-from .results import Evaluation, MeasuredResult, read_own_results, read_results
+from .results import Evaluated, Evaluation, MeasuredResult
+from .training import TrainingAccount
 
 _MOST_BINS = 400
 
@@ -32,9 +33,10 @@ class CardWishes:
         base_model: repository of the model that was compressed.
         language: instead of the base model's.
         evaluation: JSON files of evaluations, or what they hold.
-        tags: beside ours.
-        training: Markdown on how the model was trained after it was compressed.
+        tags: beside ours; those of the same model's earlier card where there are none.
+        training: how the model was trained after it was compressed.
         base_card: the base model's card, where it is known already.
+        has_base_head: whether the model has the head of its base model, and with it the task.
     """
 
     license: str | list[str] | None = None
@@ -44,8 +46,9 @@ class CardWishes:
     language: str | list[str] | None = None
     evaluation: Evaluation | Sequence[Evaluation] | None = None
     tags: Sequence[str] = ()
-    training: str = ""
+    training: TrainingAccount = TrainingAccount()  # noqa: RUF009 - it cannot change
     base_card: BaseCard | None = None
+    has_base_head: bool = True
 
 
 @dataclass(frozen=True)
@@ -81,10 +84,10 @@ class CardFacts:
         language: of the model.
         loading: the classes that load it.
         model_bytes_float32: of the dense model with all of its parameters in float32.
-        results: measured on tasks.
+        evaluated: what was measured on tasks.
         cosine_histogram: of the largest table, where it was recorded.
         tags: beside ours.
-        training: Markdown on how the model was trained after it was compressed.
+        training: how the model was trained after it was compressed.
     """
 
     repo_id: str
@@ -96,10 +99,15 @@ class CardFacts:
     language: str | list[str] | None
     loading: Loading
     model_bytes_float32: int
-    results: Sequence[MeasuredResult] = ()
+    evaluated: Evaluated = field(default=Evaluated())  # noqa: RUF009 - it cannot change
     cosine_histogram: CosineHistogram | None = None
     tags: Sequence[str] = field(default=())
-    training: str = ""
+    training: TrainingAccount = TrainingAccount()  # noqa: RUF009
+
+    @property
+    def results(self) -> Sequence[MeasuredResult]:
+        """Measured on tasks."""
+        return self.evaluated.results
 
     @property
     def name(self) -> str:
@@ -116,6 +124,7 @@ def gather_facts(
     *,
     revision: str | None = None,
     files: Collection[str] = (),
+    evaluated: Evaluated = Evaluated(),  # noqa: B008 - it cannot change
 ) -> CardFacts:
     """Gathers the facts; asks the Hub for the base model's card if its licence is not known here.
 
@@ -127,15 +136,14 @@ def gather_facts(
         wishes: what the user wants in the card.
         revision: branch that is pushed to; None for main.
         files: that will be in the repository.
+        evaluated: what was measured on tasks.
 
     Raises:
-        ValueError: if a wish is malformed, an evaluation is of another model, or no licence is known.
+        ValueError: if a wish is malformed, or no licence is known.
         HubError: if the Hub has to be asked, and fails.
     """
     _check_wishes(wishes)
-    folder, digest = checkpoint.source.folder, checkpoint.config.digest
-    base = _base(api, folder, report, wishes)
-    results = read_results(wishes.evaluation, digest) if wishes.evaluation else read_own_results(folder, digest)
+    base = _base(api, checkpoint.source.folder, report, wishes)
     return CardFacts(
         repo_id=repo_id,
         revision=revision,
@@ -146,23 +154,23 @@ def gather_facts(
         language=wishes.language or base.card.language,
         loading=how_to_load(checkpoint.source.config, files),
         model_bytes_float32=_model_bytes_float32(checkpoint, report),
-        results=results,
+        evaluated=evaluated,
         cosine_histogram=recorded_histogram(checkpoint.config, report),
-        tags=tuple(wishes.tags),
+        tags=tuple(wishes.tags) or base.card.tags,
         training=wishes.training,
     )
 
 
 def _check_wishes(wishes: CardWishes) -> None:
     languages = [wishes.language] if isinstance(wishes.language, str) else wishes.language or []
-    for name, values, pattern in (("language", languages, LANGUAGE), ("tags", wishes.tags, WORD)):
+    for name, values, pattern in (("language", languages, LANGUAGE), ("tags", wishes.tags, MORE_TAG)):
         for value in values:
             if not isinstance(value, str) or not pattern.fullmatch(value):
                 raise ValueError(f"{name} must be short words of letters and digits, got {one_line(value)!r}.")
 
 
 def _base(api: HfApi, folder: Path, report: CompressionReport, wishes: CardWishes) -> BaseModel:
-    return find_base(
+    base = find_base(
         api,
         folder,
         name=wishes.base_model,
@@ -170,6 +178,8 @@ def _base(api: HfApi, folder: Path, report: CompressionReport, wishes: CardWishe
         revision=report.revision,
         card=wishes.base_card,
     )
+    task = wishes.training.pipeline_tag or (base.card.pipeline_tag if wishes.has_base_head else None)
+    return replace(base, card=replace(base.card, pipeline_tag=task))
 
 
 def _model_bytes_float32(checkpoint: CompressedCheckpoint, report: CompressionReport) -> int:

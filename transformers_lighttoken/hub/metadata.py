@@ -2,7 +2,7 @@
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from .base_card import RELATION, TAG, address_of
+from .base_card import RELATION, TAGS, address_of
 from .facts import CardFacts
 from .results import FILE_NAME, MeasuredResult
 
@@ -12,6 +12,7 @@ _DIGITS = 6
 def front_matter(facts: CardFacts) -> str:
     """The front matter as YAML, in a fixed order; what is not known is left out."""
     results = [_eval_result(facts, result) for result in facts.results if _can_be_indexed(result)]
+    results += facts.training.results
     data = ModelCardData(
         library_name="transformers",
         license=facts.licence.license,  # pyright: ignore[reportArgumentType] - the Hub takes several
@@ -19,7 +20,8 @@ def front_matter(facts: CardFacts) -> str:
         license_link=facts.licence.license_link,
         language=facts.language,
         pipeline_tag=facts.base.card.pipeline_tag,
-        tags=[TAG, "compressed", *_more_tags(facts)],
+        tags=[*TAGS, *_more_tags(facts)],
+        datasets=list(facts.training.datasets) or None,
         model_name=facts.name if results else None,
         eval_results=results or None,
         base_model=facts.base.name,
@@ -30,7 +32,7 @@ def front_matter(facts: CardFacts) -> str:
 
 def _more_tags(facts: CardFacts) -> list[str]:
     sentence = ["sentence-transformers"] if facts.loading.has_sentence_modules else []
-    return [*sentence, *facts.tags]
+    return list(dict.fromkeys(tag for tag in (*sentence, *facts.tags) if tag not in TAGS))
 
 
 def _can_be_indexed(result: MeasuredResult) -> bool:

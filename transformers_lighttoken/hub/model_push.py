@@ -1,15 +1,19 @@
 """`model.push_to_hub` of a compressed model: as `push_compressed`, with the card of the checkpoint it came from."""
 
+import json
 import tempfile
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, HfApi
 from transformers import PreTrainedModel
 
-from .base_card import BaseCard, as_repo_id, fetch_card, read_card
+from ..checkpoint.files import CONFIG
+from .base_card import BaseCard, as_repo_id, fetch_card, fetch_file, read_card
 from .facts import CardWishes
-from .push import PushOptions, push_checkpoint
+from .options import PushOptions
+from .push import push_checkpoint
 from .results import Evaluation
 
 
@@ -24,7 +28,7 @@ def push_model(
     revision: str | None = None,
     create_pr: bool = False,
     max_shard_size: int | str | None = "50GB",
-    tags: Sequence[str] | None = None,
+    tags: str | Sequence[str] | None = None,
     license: str | list[str] | None = None,
     license_name: str | None = None,
     license_link: str | None = None,
@@ -46,7 +50,7 @@ def push_model(
         revision: branch to push to.
         create_pr: opens a pull request instead of committing.
         max_shard_size: of the files of the model.
-        tags: for the card, beside ours.
+        tags: for the card, beside ours and `model.model_tags`.
         license: of the model; that of the model it was loaded from when None.
         license_name: with the license "other".
         license_link: with the license "other".
@@ -63,16 +67,17 @@ def push_model(
         ValueError: if no licence is known; pass `license=`.
         HubError: if the Hub, or the connection to it, fails, or the token may not write.
     """
-    name, card = origin_of(model, HfApi(token=token))
+    origin = origin_of(model, HfApi(token=token))
     wishes = CardWishes(
         license=license,
         license_name=license_name,
         license_link=license_link,
-        base_model=base_model or name,
+        base_model=base_model or origin.base_model,
         language=language,
         evaluation=evaluation,
-        tags=tuple(tags or ()),
-        base_card=card,
+        tags=all_tags(model, tags),
+        base_card=origin.card,
+        has_base_head=origin.has_same_head,
     )
     options = PushOptions(private, revision, create_pr, token, commit_message, commit_description)
     if folder is not None:
@@ -82,8 +87,29 @@ def push_model(
         return push_checkpoint(Path(new), repo_id, wishes, options)
 
 
-def origin_of(model: PreTrainedModel, api: HfApi) -> tuple[str | None, BaseCard | None]:
-    """Where a model was loaded from: the base model, if that is known from it, and the card that lies there.
+def all_tags(model: PreTrainedModel, tags: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The tags that a model carries, and those that the user gives."""
+    carried, given = ([each] if isinstance(each, str) else each or () for each in (model.model_tags, tags))
+    return tuple(dict.fromkeys([*carried, *given]))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model was loaded from.
+
+    Attributes:
+        base_model: the base model, if that is known from it.
+        card: that lies there.
+        has_same_head: whether the model has the head that is stored there.
+    """
+
+    base_model: str | None = None
+    card: BaseCard | None = None
+    has_same_head: bool = False
+
+
+def origin_of(model: PreTrainedModel, api: HfApi) -> Origin:
+    """Where a model was loaded from.
 
     A model that was loaded from a compressed checkpoint inherits from that one's card, a model that was compressed in
     memory from the dense model's.
@@ -97,14 +123,26 @@ def origin_of(model: PreTrainedModel, api: HfApi) -> tuple[str | None, BaseCard 
     """
     source = getattr(model.config, "_name_or_path", "") or ""
     if not source:
-        return None, None
+        return Origin()
     if Path(source).is_dir():
-        return None, read_card(Path(source))
+        return Origin(None, read_card(Path(source)), _has_head_of(model, Path(source) / CONFIG))
     if as_repo_id(source) is None:
-        return None, None
-    card = fetch_card(api, source, getattr(model.config, "_commit_hash", None))
+        return Origin()
+    commit = getattr(model.config, "_commit_hash", None)
+    card = fetch_card(api, source, commit)
+    same_head = _has_head_of(model, fetch_file(api, source, CONFIG, commit))
     if card is not None and card.base_model:
-        return card.base_model, card
+        return Origin(card.base_model, card, same_head)
     provenance = getattr(getattr(model.config, "quantization_config", None), "provenance", None) or {}
     # A checkpoint that was loaded compressed is no base of itself; what it was made from may not be recorded.
-    return as_repo_id(provenance.get("source")) or (None if provenance.get("tables") else source), card
+    base_model = as_repo_id(provenance.get("source")) or (None if provenance.get("tables") else source)
+    return Origin(base_model, card, same_head)
+
+
+def _has_head_of(model: PreTrainedModel, config: Path | None) -> bool:
+    """Whether a config.json names the model's own class."""
+    try:
+        stored = json.loads(config.read_text(encoding="utf-8")) if config is not None else None
+    except (OSError, ValueError):
+        return False
+    return isinstance(stored, dict) and stored.get("architectures") == [type(model).__name__]

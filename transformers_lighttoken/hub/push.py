@@ -3,12 +3,9 @@
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, HfApi
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 
 from ..checkpoint.compressed import CompressedCheckpoint, read_compressed
 from ..checkpoint.files import CONFIG, WEIGHTS_INDEX
@@ -18,38 +15,17 @@ from .base_card import CARD
 from .card import render_card
 from .client import HubClient
 from .facts import CardFacts, CardWishes, gather_facts
-from .markup import one_line
-from .optional import import_for_card
+from .options import PULL_REQUEST, PushOptions, check_arguments
 from .pictures import PATHS as PICTURE_PATHS
 from .pictures import draw_pictures
+from .publication import results_to_publish
 from .results import FILE_NAME as RESULTS
-from .results import Evaluation, to_json
+from .results import Evaluation
 from .target import MAIN, Target
+from .target_checks import check_base, check_target
 
 _WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json")
-_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,199}")
 _OURS = {CARD, RESULTS, *PICTURE_PATHS}  # made anew by every push
-
-
-@dataclass(frozen=True)
-class PushOptions:
-    """How to push.
-
-    Attributes:
-        private: of a repository that is created; None for the namespace's own default.
-        revision: branch or pull request (`refs/pr/N`) to push to; None for main.
-        create_pr: opens a pull request instead of committing.
-        token: of the user; the one that is logged in when None.
-        message: of the commit.
-        description: of the commit.
-    """
-
-    private: bool | None = None
-    revision: str | None = None
-    create_pr: bool = False
-    token: str | bool | None = None
-    message: str | None = None
-    description: str | None = None
 
 
 def push_compressed(
@@ -74,8 +50,9 @@ def push_compressed(
 
     Everything is checked before anything is sent. Files that have not changed are not sent again, and where nothing
     has changed no commit is made. A push that failed can be repeated: it goes on with what has arrived. A repository
-    (or branch) that was created for a push that then failed stays, without files; nothing is ever deleted but the
-    former weights of the same model.
+    (or branch) that was created for a push that then failed stays, without files. What is replaced or deleted is the
+    former state of the same compressed model: its weights in other shards, card, pictures, and the results of another
+    state of it. A branch that holds any other model is refused; other files there stay as they are.
 
     Args:
         folder: of the compressed checkpoint.
@@ -91,7 +68,8 @@ def push_compressed(
         license_link: with the license "other".
         base_model: repository of the model that was compressed; the recorded one when None.
         language: of the model; that of the base model when None.
-        evaluation: JSON files of `lighttoken evaluate`, or what they hold.
+        evaluation: JSON files of `lighttoken evaluate`, or what they hold; what was published of the same state of the
+            model when None.
         tags: for the card, beside ours.
 
     Returns:
@@ -116,7 +94,7 @@ def push_checkpoint(
 
     Beside the model's config and weights, only the files in `carried` are pushed; all when None.
     """
-    _check_arguments(repo_id, options)
+    check_arguments(repo_id, options)
     checkpoint = read_compressed(folder)
     report = compression_report(folder)
     files = files_to_push(checkpoint, carried)
@@ -124,15 +102,20 @@ def push_checkpoint(
     api = HfApi(token=options.token, library_name="transformers-lighttoken", library_version=__version__)
     client = HubClient.log_in(api, repo_id, create_pr=options.create_pr)
     target = client.look_up(options.revision)
-    _check_target(target, options)
-    branch = None if target.revision == MAIN or target.revision.startswith("refs/") else target.revision
+    check_target(client, target, options)
+    branch = None if target.revision == MAIN or PULL_REQUEST.fullmatch(target.revision) else target.revision
     there = {*files, *target.files}
-    facts = gather_facts(api, checkpoint, report, client.repo_id, wishes, revision=branch, files=there)
+    evaluated = results_to_publish(client, target, folder, files, wishes.evaluation)
+    facts = gather_facts(
+        api, checkpoint, report, client.repo_id, wishes, revision=branch, files=there, evaluated=evaluated
+    )
+    check_base(facts.base.name, target, options)
     files |= documents(facts)
     client.check_card(bytes(files[CARD]).decode())
 
     if not target.exists:
         target = client.create(options.private, options.revision)
+        check_target(client, target, options)  # somebody else may have created it meanwhile
     return client.commit(
         target,
         {path: content for path, content in files.items() if not target.has(path, content)},
@@ -159,41 +142,9 @@ def documents(facts: CardFacts) -> dict[str, Path | bytes]:
     pictures = draw_pictures(facts)
     made: dict[str, Path | bytes] = {picture.path: picture.data for picture in pictures}
     if facts.results:
-        made[RESULTS] = to_json(facts.results, facts.config.digest)
+        made[RESULTS] = facts.evaluated.to_json(facts.config.digest)
     made[CARD] = render_card(facts, pictures).encode()
     return made
-
-
-def _check_arguments(repo_id: str, options: PushOptions) -> None:
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise ValueError(f"repo_id must be a repository on the Hub (namespace/name): {one_line(error)}") from error
-    revision = options.revision
-    if revision is not None and not _REVISION.fullmatch(revision):
-        raise ValueError(f"revision must be the name of a branch, got {one_line(revision)!r}.")
-    if options.create_pr and revision is not None and revision.startswith("refs/"):
-        raise ValueError(f"create_pr opens a new pull request: leave it out to push to {revision!r}.")
-    if options.token is False:
-        raise ValueError("token=False: a push needs a token with write permission.")
-    for library in ("jinja2", "matplotlib"):
-        import_for_card(library)
-
-
-def _check_target(target: Target, options: PushOptions) -> None:
-    if options.private and target.exists and not target.private:
-        raise ValueError(
-            f"private=True, but {target.repo_id} is there already and public: make it private in its settings, or "
-            "choose another repo_id."
-        )
-    if not target.exists and target.revision.startswith("refs/"):
-        raise ValueError(
-            f"revision {target.revision!r} is no branch, and {target.repo_id} does not exist: leave the revision out."
-        )
-    if options.create_pr and target.exists and not target.has_branch:
-        raise ValueError(
-            f"revision {target.revision!r} is no branch of {target.repo_id}, so no pull request can be to it."
-        )
 
 
 def _stale_files(target: Target, files: Mapping[str, Path | bytes]) -> list[str]:

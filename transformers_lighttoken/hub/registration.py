@@ -8,7 +8,7 @@ from ..modeling.hub_methods import HubMethods, set_hub_methods
 
 def register_hub_methods() -> None:
     """Lets `push_to_hub` of models and of Trainer write our card."""
-    set_hub_methods(HubMethods(push=_push, before_saving=_before_saving))
+    set_hub_methods(HubMethods(push=_push, before_trainer=_before_trainer))
 
 
 def _push(*args: Any, **kwargs: Any) -> Any:
@@ -17,8 +17,8 @@ def _push(*args: Any, **kwargs: Any) -> Any:
     return push_model(*args, **kwargs)
 
 
-def _before_saving() -> None:
+def _before_trainer() -> None:
     if "transformers.trainer" in sys.modules:
-        from .trainer_card import keep_card_under_trainer
+        from .trainer_push import prepare_trainers
 
-        keep_card_under_trainer()
+        prepare_trainers()

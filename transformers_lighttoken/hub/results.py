@@ -11,7 +11,7 @@ from typing import Any
 from .markup import one_line
 
 FILE_NAME = "lighttoken_evaluation.json"
-_LONGEST_FILE = 1 << 20
+LONGEST_FILE = 1 << 20
 
 Evaluation = str | os.PathLike[str] | Mapping[str, Any]
 
@@ -51,73 +51,102 @@ class MeasuredResult:
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
-def read_results(evaluations: Evaluation | Sequence[Evaluation] | None, digest: str | None) -> list[MeasuredResult]:
+@dataclass(frozen=True)
+class Evaluated:
+    """What was measured, and of which model.
+
+    Attributes:
+        identity: of the checkpoint that was measured (`checkpoint.identity`).
+        results: the figures.
+    """
+
+    identity: str | None = None
+    results: tuple[MeasuredResult, ...] = ()
+
+    def to_json(self, digest: str | None) -> bytes:
+        """As it is published beside the model, with the digest of its tables that the card names."""
+        results = [result.to_dict() for result in self.results]
+        content = {"identity": self.identity, "digest": digest, "results": results}
+        return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def read_results(evaluations: Evaluation | Sequence[Evaluation], identity: str) -> Evaluated:
     """Reads evaluations.
 
-    An evaluation is `{"digest": ..., "results": [{"task": ..., "metric": ..., "value": ..., ...}]}`, each result with
+    An evaluation is `{"identity": ..., "results": [{"task": ..., "metric": ..., "value": ..., ...}]}`, each result with
     the keys of `MeasuredResult`; further keys are left aside.
 
     Args:
         evaluations: JSON files, or what they hold.
-        digest: of the checkpoint; an evaluation that names another one is of another model.
+        identity: of the checkpoint; an evaluation that names another one, or none, is not known to be of it.
 
     Raises:
-        ValueError: if a file is no such JSON, or of another model.
+        ValueError: if a file is no such JSON, or not of this checkpoint.
     """
-    if evaluations is None:
-        return []
     if isinstance(evaluations, (str, os.PathLike, Mapping)):
         evaluations = [evaluations]
     results: list[MeasuredResult] = []
     for number, evaluation in enumerate(evaluations):
         name = f"evaluation[{number}]" if isinstance(evaluation, Mapping) else f"evaluation {evaluation}"
         content = evaluation if isinstance(evaluation, Mapping) else _read_json(Path(evaluation), name)
-        _check_digest(content, digest, name)
-        results += [_result(entry, f"{name}, results[{index}]") for index, entry in enumerate(content["results"])]
-    return results
+        results += parse_results(content, name)
+        _check_subject(content, identity, name)
+    return Evaluated(identity, tuple(results))
 
 
-def read_own_results(folder: Path, digest: str | None) -> list[MeasuredResult]:
-    """The results that an earlier push left in a folder; none if they are of another state of the model."""
-    path = folder / FILE_NAME
-    if not path.is_file():
-        return []
+def read_published(published: bytes, identity: str) -> Evaluated:
+    """The results that an earlier push has left; none if they are of another state of the model, or damaged."""
     try:
-        content = _read_json(path, FILE_NAME)
-        return read_results(content, digest) if content.get("digest") == digest else []
+        content = _parse_json(published, FILE_NAME)
+        _check_subject(content, identity, FILE_NAME)
+        return Evaluated(identity, tuple(parse_results(content, FILE_NAME)))
     except ValueError:
-        return []
+        return Evaluated()
 
 
-def to_json(results: Sequence[MeasuredResult], digest: str | None) -> bytes:
-    """The results as they are published beside the model."""
-    content = {"digest": digest, "results": [result.to_dict() for result in results]}
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+def parse_results(content: Mapping[str, Any], name: str) -> list[MeasuredResult]:
+    """The figures of an evaluation.
+
+    Args:
+        content: of its JSON.
+        name: for messages.
+
+    Raises:
+        ValueError: naming what is malformed.
+    """
+    if not isinstance(content.get("results"), list):
+        raise ValueError(f'{name} has no list of "results": give the JSON that `lighttoken evaluate --json` prints.')
+    return [_result(entry, f"{name}, results[{index}]") for index, entry in enumerate(content["results"])]
 
 
 def _read_json(path: Path, name: str) -> Mapping[str, Any]:
     if not path.is_file():
         raise ValueError(f"{name}: there is no such file.")
-    if path.stat().st_size > _LONGEST_FILE:
-        raise ValueError(f"{name} is larger than {_LONGEST_FILE} bytes: give the JSON of an evaluation.")
+    if path.stat().st_size > LONGEST_FILE:
+        raise ValueError(f"{name} is larger than {LONGEST_FILE} bytes: give the JSON of an evaluation.")
+    return _parse_json(path.read_bytes(), name)
+
+
+def _parse_json(text: bytes, name: str) -> Mapping[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} is no JSON: {one_line(error)}.") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"{name} holds no JSON object, but {type(content).__name__}.")
     return content
 
 
-def _check_digest(content: Mapping[str, Any], digest: str | None, name: str) -> None:
-    if not isinstance(content.get("results"), list):
-        raise ValueError(f'{name} has no list of "results": give the JSON that `lighttoken evaluate --json` prints.')
+def _check_subject(content: Mapping[str, Any], identity: str, name: str) -> None:
+    remedy = "Evaluate this checkpoint as it is now (lighttoken evaluate FOLDER --task TASK --json), and give that."
     if "digest" in content and content["digest"] is None:
-        raise ValueError(f"{name} is of a dense model: its digest is null. Evaluate the compressed checkpoint.")
-    if content.get("digest", digest) != digest:
+        raise ValueError(f"{name} is of a dense model: its digest is null. {remedy}")
+    if content.get("identity") is None:
+        raise ValueError(f"{name} does not say which model was measured: it has no identity. {remedy}")
+    if content["identity"] != identity:
         raise ValueError(
-            f"{name} is of another model: it names the digest {one_line(content['digest'])}, the checkpoint has "
-            f"{digest}. Evaluate this checkpoint."
+            f"{name} is of another model, or another state of it: it names the identity "
+            f"{one_line(content['identity'])}; that of the config, weights and tokenizer here is {identity}. {remedy}"
         )
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from huggingface_hub import ModelInfo
 
+from ..checkpoint.identity import file_sha256
+
 MAIN = "main"
 
 
@@ -21,7 +23,7 @@ class Target:
         private: whether it is private.
         has_branch: whether the branch is there.
         commit: its last commit, or that of main where the branch is new; None for a repository that is not there.
-        files: hash by path: SHA-256 of a large file, git's own of another.
+        files: hash by path: SHA-256 of a large file, git's own of another, empty where it is not told.
     """
 
     repo_id: str
@@ -34,22 +36,31 @@ class Target:
 
     @classmethod
     def of(cls, repo_id: str, revision: str, info: ModelInfo) -> "Target":
-        """The state that the Hub tells of."""
-        files = {file.rfilename: file.lfs.sha256 if file.lfs else file.blob_id for file in info.siblings or []}
-        known = {path: content_hash for path, content_hash in files.items() if content_hash}
-        return cls(repo_id, revision, True, bool(info.private), True, info.sha, known)
+        """The state that the Hub tells of.
+
+        Raises:
+            ValueError: if what is told is not complete.
+        """
+        if not info.sha or info.siblings is None or info.private is None:
+            raise ValueError("its commit, its files, or whether it is private is not told")
+        files = {file.rfilename: (file.lfs.sha256 if file.lfs else file.blob_id) or "" for file in info.siblings}
+        return cls(repo_id, revision, True, bool(info.private), True, info.sha, files)
 
     def has(self, path: str, content: Path | bytes) -> bool:
         """Whether a file is there with this content."""
-        known = self.files.get(path, "")
-        return known == (_sha256(content) if len(known) == 64 else _git_hash(content))
+        return has_hash(content, self.files.get(path, ""))
 
 
-def _sha256(content: Path | bytes) -> str:
+def has_hash(content: Path | bytes, known: str) -> bool:
+    """Whether a content has a hash that the Hub names: SHA-256 of a large file, git's own of another."""
+    return known == (sha256_of(content) if len(known) == 64 else _git_hash(content))
+
+
+def sha256_of(content: Path | bytes) -> str:
+    """SHA-256 of a content, in hexadecimal digits."""
     if isinstance(content, bytes):
         return hashlib.sha256(content).hexdigest()
-    with content.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(content)
 
 
 def _git_hash(content: Path | bytes) -> str:

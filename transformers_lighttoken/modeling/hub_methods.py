@@ -12,11 +12,11 @@ class HubMethods:
     Attributes:
         push: takes the model, the repository, and what `push_to_hub` and `save_pretrained(push_to_hub=True)` are given;
             with `folder` and `written`, the files that have been saved there already are pushed.
-        before_saving: called before each save.
+        before_trainer: called before a Trainer takes a model, and before each save, which may be a Trainer's.
     """
 
     push: Callable[..., Any]
-    before_saving: Callable[[], None]
+    before_trainer: Callable[[], None]
 
 
 _methods: list[HubMethods] = []

@@ -43,7 +43,7 @@ class CompressedModel:
         """
         methods = hub_methods()
         if methods is not None:
-            methods.before_saving()
+            methods.before_trainer()
         quantizer = getattr(self, "hf_quantizer", None)
         if quantizer is None:
             return self.dense_class.save_pretrained(self, save_directory, *args, **kwargs)

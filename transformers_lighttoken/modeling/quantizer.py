@@ -25,6 +25,7 @@ from .checkpoint import LATENTS, SENTINEL, CheckpointFiles, checkpoint_digest, m
 from .embedding import LightTokenEmbedding, stored_tensors
 from .errors import LightTokenCheckpointError
 from .fitting import fit_tables, sites_to_compress, tokenizer_of
+from .hub_methods import hub_methods
 from .kind import EmbeddingKind
 from .latents import rounded_tensors
 from .methods import add_methods, remove_methods
@@ -59,7 +60,10 @@ class LightTokenQuantizer(HfQuantizer):
 
     @property
     def is_trainable(self) -> bool:
-        """True: compressed models train as they are."""
+        """True: compressed models train as they are. Trainer asks when it is made."""
+        methods = hub_methods()
+        if methods is not None:
+            methods.before_trainer()
         return True
 
     @property

@@ -8,9 +8,11 @@ from tests.checkpoints import SMALL, add_tokenizer, save_dense
 from tests.unit.evaluation.fine_tuning.samples import sentence, write_glue
 from transformers_lighttoken.checkpoint.compress import compress_checkpoint
 from transformers_lighttoken.checkpoint.compressed import read_compressed
+from transformers_lighttoken.checkpoint.source import resolve_source
 from transformers_lighttoken.evaluation.evaluate import evaluate_checkpoint
 from transformers_lighttoken.evaluation.fine_tuning.settings import FineTuningSettings
 from transformers_lighttoken.evaluation.names import ALL_TASKS
+from transformers_lighttoken.evaluation.subject import Subject
 from transformers_lighttoken.hub.results import read_results
 
 QUICK = FineTuningSettings(epochs=1, device="cpu")
@@ -39,7 +41,8 @@ def test_a_card_reads_it(pair: tuple[Path, Path], data: Path, tmp_path: Path) ->
     digest = read_compressed(compressed).config.digest
     assert digest
     assert found["digest"] == digest
-    results = read_results(found, digest)
+    assert found["identity"] == Subject("compressed", resolve_source(compressed)).identity()
+    results = read_results(found, found["identity"]).results
     assert [(r.task, r.metric, r.setting, r.runs) for r in results] == [
         ("STS-B", "pearson", "fine-tuned", 2),
         ("STS-B", "spearman", "fine-tuned", 2),
@@ -51,7 +54,7 @@ def test_a_card_reads_it(pair: tuple[Path, Path], data: Path, tmp_path: Path) ->
     assert results[0].dense == pytest.approx(sum(theirs) / 2)
     assert results[0].standard_error == pytest.approx(abs(ours[0] - ours[1]) / 2)
     with pytest.raises(ValueError, match="is of another model"):
-        read_results(found, "sha256:other")
+        read_results(found, "0" * 64)
 
 
 def test_a_dense_checkpoint_has_no_digest(pair: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
@@ -79,8 +82,9 @@ def test_language_models_on_a_text(tmp_path: Path, architecture: str, task: str)
     assert entry["tie"] is True
     assert entry["n"] <= 90
     with pytest.raises(ValueError, match="is of a dense model: its digest is null"):
-        read_results(found, None)
-    assert read_results({**found, "digest": "sha256:0"}, "sha256:0")[0].value == entry["value"]
+        read_results(found, found["identity"])
+    (result,) = read_results({**found, "digest": "sha256:0"}, found["identity"]).results
+    assert result.value == entry["value"]
 
 
 def test_a_model_without_a_language_model_head_is_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:

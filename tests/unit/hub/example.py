@@ -16,7 +16,7 @@ from transformers_lighttoken.hub.facts import CardFacts, recorded_histogram
 from transformers_lighttoken.hub.licence import Licence
 from transformers_lighttoken.hub.loading import Loading
 from transformers_lighttoken.hub.pictures import draw_pictures
-from transformers_lighttoken.hub.results import read_results
+from transformers_lighttoken.hub.results import Evaluated, parse_results
 from transformers_lighttoken.report import CompressionReport, TableReport
 
 HUB_CARDS = Path(__file__).resolve().parents[3] / "hub_cards"
@@ -38,7 +38,7 @@ def example_facts() -> CardFacts:
         language="en",
         loading=Loading("AutoModel", has_tokenizer=True, has_sentence_modules=True),
         model_bytes_float32=report.model_bytes_dense,
-        results=read_results(stored["evaluation"], config.digest),
+        evaluated=Evaluated(None, tuple(parse_results(stored["evaluation"], "evaluation"))),
         cosine_histogram=recorded_histogram(config, report),
     )
 

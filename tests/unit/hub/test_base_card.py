@@ -61,6 +61,11 @@ class TestParse:
         assert parse(OURS.replace("lighttoken", "other")).base_model is None
         assert parse(OURS.replace("org/base", "a/b/c")).base_model is None
 
+    def test_tags_are_read_from_our_own_cards_alone(self):
+        tags = "tags: [lighttoken, compressed, sentence-transformers, mine, 'arxiv:1', 'a b']"
+        assert parse(tags).tags == ("mine", "arxiv:1")
+        assert parse(tags.replace("lighttoken", "other")).tags == ()
+
     @given(st.text(max_size=200))
     def test_no_text_breaks_it(self, text: str):
         card = BaseCard.parse(f"---\nlicense: {text}\n---\n")
@@ -93,15 +98,37 @@ class TestLicence:
     def test_user_goes_first(self):
         assert choose_licence("mit", None, None, self.BASE, []) == Licence("mit", None, None, inherited=False)
         assert choose_licence(["mit", "gpl"], None, None, self.BASE, []).license == ["mit", "gpl"]
-        assert choose_licence("other", "a", "https://b.c", BaseModel(), []) == Licence(
-            "other", "a", "https://b.c", False
-        )
 
-    def test_name_and_link_come_with_the_licence(self):
+    def test_the_users_word_is_not_mixed_with_the_base_models(self):
         base = BaseModel("org/x", None, BaseCard(license="other", license_name="own", license_link="https://b.c"))
-        assert choose_licence("other", None, None, base, []) == choose_licence(None, None, None, base, [])
+        mine = choose_licence("other", "mine", "https://m.n", base, [])
+        assert mine == Licence("other", "mine", "https://m.n", inherited=False)
+        for part in ({"name": "mine"}, {"link": "https://m.n"}, {}):
+            missing = "license_link" if "name" in part else "license_name"
+            with pytest.raises(ValueError, match=f"license 'other' says nothing .*: pass {missing}= too"):
+                choose_licence("other", part.get("name"), part.get("link"), base, [])
+            if part:
+                with pytest.raises(ValueError, match="comes with a licence of the user's own: pass license='other'"):
+                    choose_licence(None, part.get("name"), part.get("link"), base, [])
         with pytest.raises(ValueError, match="license_link must be an address"):
             choose_licence(None, None, "javascript:x", base, [])
+
+    def test_the_same_licence_given_is_not_inherited(self):
+        assert not choose_licence("mit", None, None, BaseModel("a/b", None, BaseCard("mit")), []).inherited
+
+    def test_our_own_earlier_card_says_whose_licence_it_was(self):
+        for text, inherited in (("Licence: mit, that of the base model.", True), ("Licence: mit.", False)):
+            card = BaseCard.parse(f"---\n{OURS}---\n# x\n\n{text}\n\n## Citation\n")
+            assert (card.is_ours, card.licence_is_inherited) == (True, inherited)
+            licence = choose_licence(None, None, None, BaseModel("org/base", None, card), [])
+            assert licence == Licence("mit", inherited=inherited)
+        theirs = BaseCard.parse("---\nlicense: mit\n---\nLicence: mit.\n")
+        assert choose_licence(None, None, None, BaseModel(None, None, theirs), []).inherited
+
+    def test_link_to_the_card_itself_stays_in_the_base_models_repository(self):
+        base = BaseModel("org/base", "abc1234", BaseCard("other", "own", "README.md"))
+        link = "https://huggingface.co/org/base/blob/abc1234/README.md"
+        assert choose_licence(None, None, None, base, ["README.md"]).license_link == link
 
     def test_is_never_made_up(self):
         with pytest.raises(ValueError, match="none was found in a card of org/x, and none was given"):
@@ -118,7 +145,7 @@ class TestLicence:
             ),
             ((["mit", 3], None, None), "license must be an identifier of the Hub such as 'apache-2.0', got '3'"),
             (([], None, None), r"license must name at least one licence, got \[\]"),
-            (("other", None, "javascript:x"), "license_link must be an address or the name of a file"),
+            (("other", "a", "javascript:x"), "license_link must be an address or the name of a file"),
         ],
     )
     def test_malformed(self, wrong: tuple[Any, Any, Any], message: str):

@@ -23,7 +23,7 @@ from transformers_lighttoken.hub.facts import CardFacts
 from transformers_lighttoken.hub.licence import Licence
 from transformers_lighttoken.hub.loading import Loading
 from transformers_lighttoken.hub.pictures import draw_pictures
-from transformers_lighttoken.hub.results import MeasuredResult
+from transformers_lighttoken.hub.results import Evaluated, MeasuredResult
 
 NASTY = (
     "x\n---\nlicense: gpl\n---\n# Buy! [now](javascript:alert(1)) ![p](https://evil.example) <script>alert(1)</script> "
@@ -118,7 +118,8 @@ class TestWhatCameAfterTheCommand:
 class TestLeftOut:
     def test_nothing_but_the_sizes_is_known(self, facts: CardFacts):
         bare = with_table(facts, relative_error=None, cosine_mean=None, cosine_p01=None)
-        bare = replace(bare, base=BaseModel(), language=None, results=(), cosine_histogram=None, loading=Loading())
+        bare = replace(bare, base=BaseModel(), language=None, evaluated=Evaluated(), cosine_histogram=None)
+        bare = replace(bare, loading=Loading())
         bare = replace(bare, report=replace(bare.report, versions={}, digest=None))
         card = render_card(bare)
         assert front_matter(card) == {
@@ -148,7 +149,7 @@ class TestLeftOut:
 
     def test_result_without_a_dataset_is_not_indexed(self, facts: CardFacts):
         result = MeasuredResult("own task", "f1", 12.3456, standard_error=0.5, runs=3)
-        card = render_card(replace(facts, results=(result,)))
+        card = render_card(replace(facts, evaluated=Evaluated(None, (result,))))
         assert "model-index" not in (front_matter(card) or {})
         assert "| own task, mean of 3 runs | f1 | 12.35 ± 0.5000 |  |  |" in card
 
@@ -218,7 +219,7 @@ class TestInjection:
         report = report_of(evil, facts.report.model_bytes)
         report = replace(report, digest=NASTY, tables=(replace(report.tables[0], name=NASTY, shared_heads=(NASTY,)),))
         result = MeasuredResult(NASTY, NASTY, 0.5, setting=NASTY, task_type=NASTY, dataset=NASTY, split=NASTY)
-        card = render_card(replace(facts, config=evil, report=report, results=(result,)))
+        card = render_card(replace(facts, config=evil, report=report, evaluated=Evaluated(None, (result,))))
         assert check_card(card) == ([], [])
         assert (front_matter(card) or {})["license"] == "apache-2.0"
         assert_no_markup(card, facts)

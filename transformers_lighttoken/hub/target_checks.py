@@ -1,0 +1,71 @@
+"""Whether a push may go where it is to go: nothing that is not the same model's may be replaced."""
+
+import re
+
+from .base_card import CARD, BaseCard
+from .client import HubClient
+from .options import PULL_REQUEST, PushOptions
+from .target import MAIN, Target
+
+_ANY_WEIGHTS = re.compile(r"(model|pytorch_model|tf_model|flax_model)[^/]*\.(safetensors|bin|h5|msgpack)")
+_ELSEWHERE = "Push to another repository or to a new branch (revision), or open a pull request (create_pr)."
+
+
+def check_target(client: HubClient, target: Target, options: PushOptions) -> None:
+    """Refuses what cannot be pushed to, or holds another model.
+
+    Args:
+        client: of the repository.
+        target: what is there.
+        options: of the push.
+
+    Raises:
+        ValueError: naming the reason and the remedy.
+        HubError: if the Hub has to be asked, and fails.
+    """
+    if options.private and target.exists and not target.private:
+        raise ValueError(
+            f"private=True, but {target.repo_id} is there already and public: make it private in its settings, or "
+            "choose another repo_id."
+        )
+    if not target.exists and PULL_REQUEST.fullmatch(target.revision):
+        raise ValueError(
+            f"revision {target.revision!r} is no branch, and {target.repo_id} does not exist: leave the revision out."
+        )
+    if options.create_pr and target.exists and not target.has_branch:
+        raise ValueError(
+            f"revision {target.revision!r} is no branch of {target.repo_id}, so no pull request can be to it."
+        )
+    if _replaces_a_branch(target, options) and _holds_another_model(client, target):
+        raise ValueError(
+            f"{target.repo_id} holds the weights of a model on {target.revision!r}, and its card does not say that "
+            f"they are compressed with LightToken: they would be replaced. {_ELSEWHERE}"
+        )
+
+
+def check_base(base_model: str | None, target: Target, options: PushOptions) -> None:
+    """Refuses to replace the dense base model.
+
+    Args:
+        base_model: its repository, if it is known.
+        target: what is pushed to.
+        options: of the push.
+
+    Raises:
+        ValueError: naming the remedy.
+    """
+    same = base_model is not None and base_model.lower() == target.repo_id.lower()
+    if same and target.revision == MAIN and not options.create_pr:
+        raise ValueError(
+            f"{target.repo_id} is the base model itself: its dense weights and its card would be replaced. {_ELSEWHERE}"
+        )
+
+
+def _replaces_a_branch(target: Target, options: PushOptions) -> bool:
+    return target.has_branch and not options.create_pr and not PULL_REQUEST.fullmatch(target.revision)
+
+
+def _holds_another_model(client: HubClient, target: Target) -> bool:
+    if not any(_ANY_WEIGHTS.fullmatch(path) for path in target.files):
+        return False
+    return CARD not in target.files or not BaseCard.parse(client.read(target, CARD).decode("utf-8", "replace")).is_ours
