@@ -263,7 +263,7 @@ class TestRefusedBeforeAnythingIsSent:
         [
             *(
                 ({"revision": name}, f"revision must be the name of a branch, or refs/pr/N, got '{name}'")
-                for name in ("a b", "refs/convert/parquet", "refs/heads/v2", "refs/pr/0", "a..b", "a.lock", "a//b", "a/")
+                for name in ("a b", "refs/convert/parquet", "refs/heads/v2", "refs/pr/0", "a..b", "a.lock", "a/")
             ),
             ({"revision": "refs/pr/1", "create_pr": True}, "create_pr opens a new pull request: leave it out"),
             ({"base_model": "a/b/c"}, "base_model must be a repository on the Hub"),
@@ -393,5 +393,3 @@ class TestSession:
         assert yaml.safe_load("no") is False  # why cards are not read with it
         own = {"training", "base_card", "has_base_head"}
         assert set(CardWishes.__dataclass_fields__) - own <= set(push_compressed.__annotations__)
-            push_compressed.__annotations__
-        )

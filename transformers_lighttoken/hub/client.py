@@ -48,8 +48,9 @@ class HubClient:
 
         def ask() -> str:
             account = api.whoami()
-            named = repo_id if "/" in repo_id else f"{account['name']}/{repo_id}"
-            validate_repo_id(named)
+            own = f"{account['name']}/{repo_id.rpartition('/')[2]}"
+            validate_repo_id(own)
+            named = repo_id if "/" in repo_id else own
             require_write_permission(account, named, create_pr=create_pr)
             return named
 

@@ -12,7 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.hub_client_library import http
-from transformers_lighttoken.hub.errors import HubError, call_hub, explain_hub_error, require_write_permission
+from transformers_lighttoken.hub.errors import (
+    MALFORMED,
+    HubError,
+    call_hub,
+    explain_hub_error,
+    require_write_permission,
+)
 
 TOKEN = "hf_" + "aB" * 17
 ODD_TOKEN = "corporate-secret-77"
@@ -249,6 +255,45 @@ def test_error_survives_pickling():
     failure = explained(answered(503, X_Request_Id="Root=1-abc"))
     copy = pickle.loads(pickle.dumps(failure))
     assert (str(copy), copy.status, copy.request_id) == (str(failure), 503, "Root=1-abc")
+
+
+class TestStorageHost:
+    @staticmethod
+    def refused(address: str, status: int) -> errors.HfHubHTTPError:
+        with pytest.raises(errors.HfHubHTTPError) as caught:
+            hf_raise_for_status(http.Response(status, request=http.Request("PUT", address), text="AccessDenied"))
+        return caught.value
+
+    @pytest.mark.parametrize("status", [401, 403, 404, 410])
+    def test_signed_address_that_is_refused_is_no_missing_permission(self, status: int):
+        line = str(explained(self.refused("https://s3.example/x/1?part=2&X-Amz-Signature=ab12", status)))
+        assert (
+            f"the storage host refuses the signed address, which may have expired (HTTP {status}). Repeat" in line
+        )
+        assert "permission" not in line
+        assert "ab12" not in line
+
+    def test_the_hub_itself_and_other_troubles_of_the_storage_host(self):
+        own = self.refused(f"{constants.ENDPOINT}/api/x?signature=ab12", 403)
+        assert "the token lacks the permission (HTTP 403)" in str(explained(own))
+        assert "in trouble (HTTP 503)" in str(explained(self.refused("https://s3.example/x?signature=ab12", 503)))
+        assert "lacks the permission" in str(explained(self.refused("https://mirror.example/api/models/a/b", 403)))
+
+
+class TestMalformed:
+    @pytest.mark.parametrize(
+        "error", [KeyError("commitOid"), TypeError("'NoneType'"), AttributeError("get"), ValueError("Malformed x"),
+                  UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), IndexError("list")],
+    )  # fmt: skip
+    def test_answers_that_the_client_cannot_read(self, error: Exception):
+        with pytest.raises(HubError, match=r"a/b: could not look, the answer is not the Hub's \(") as caught:
+            call_hub("look", "a/b", raiser(error), malformed=MALFORMED)
+        assert type(error).__name__ in str(caught.value)
+        assert str(caught.value).endswith("Repeat later, and check the proxy settings and HF_ENDPOINT.")
+
+    def test_what_has_a_line_of_its_own_keeps_it(self):
+        with pytest.raises(HubError, match="the Hub refuses the front matter of the card"):
+            call_hub("look", "a/b", raiser(ValueError("Invalid metadata in README.md. x")), malformed=MALFORMED)
 
 
 class TestWritePermission:

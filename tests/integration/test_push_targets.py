@@ -1,0 +1,235 @@
+"""What a push may replace and what it keeps: other models, the base model, results, licences, private repositories."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi
+from transformers import AutoModel, AutoTokenizer
+
+from tests.checkpoints import read_json, write_config
+from tests.hub_card_rules import front_matter
+from tests.hub_server import HubServer
+from tests.push_faults import change_weights
+from transformers_lighttoken import push_compressed
+from transformers_lighttoken.checkpoint.identity import checkpoint_identity
+from transformers_lighttoken.hub.client import HubClient
+from transformers_lighttoken.hub.results import FILE_NAME
+
+REPO = "alice/tiny-lighttoken"
+DENSE = {"model.safetensors": b"dense", "config.json": b"{}", "README.md": b"---\nlicense: mit\n---\n# Dense\n"}
+
+
+def evaluation_of(folder: Path) -> dict:
+    result = {"task": "STS-B", "metric": "spearman", "value": 0.85}
+    return {"identity": checkpoint_identity(folder), "digest": "sha256:0", "results": [result]}
+
+
+def files_of(hub: HubServer, repo_id: str = REPO, revision: str = "main") -> dict[str, bytes]:
+    return hub.snapshot(repo_id).files[revision]
+
+
+def card_of(hub: HubServer, repo_id: str = REPO) -> tuple[dict, str]:
+    card = files_of(hub, repo_id)["README.md"].decode()
+    return front_matter(card) or {}, card
+
+
+class TestOtherModels:
+    @pytest.fixture
+    def base(self, logged_in: HubServer) -> HubServer:
+        """A repository that holds a dense model."""
+        logged_in.store.create_repo("alice/base")
+        logged_in.commit("alice/base", DENSE)
+        return logged_in
+
+    @pytest.mark.parametrize("name", ["alice/base", "Alice/Base"])
+    def test_the_base_model_is_not_replaced(self, base: HubServer, tiny: Path, name: str):
+        before = base.snapshot("alice/base")
+        quantization = read_json(tiny / "config.json")["quantization_config"]
+        quantization["provenance"] |= {"source": name}
+        write_config(tiny, quantization_config=quantization)
+        base.commit("alice/base", {"README.md": b"---\nlicense: mit\ntags: [lighttoken]\n---\n"})
+        before = base.snapshot("alice/base")
+        with pytest.raises(ValueError, match="alice/base is the base model itself: its dense weights and its card"):
+            push_compressed(tiny, "alice/base")
+        assert base.snapshot("alice/base") == before
+        push_compressed(tiny, "alice/base", create_pr=True)
+        push_compressed(tiny, "alice/base", revision="lighttoken")
+        there = base.snapshot("alice/base")
+        assert there.files["main"] == before.files["main"]
+        weights = (tiny / "model.safetensors").read_bytes()
+        assert (
+            there.files["refs/pr/1"]["model.safetensors"] == there.files["lighttoken"]["model.safetensors"] == weights
+        )
+
+    @pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin", "model-00001-of-00002.safetensors"])
+    @pytest.mark.parametrize("card", [DENSE["README.md"], None])
+    def test_any_other_model_is_not_replaced(self, logged_in: HubServer, tiny: Path, weights: str, card: bytes | None):
+        logged_in.store.create_repo("alice/other")
+        logged_in.commit("alice/other", {weights: b"dense"} | ({"README.md": card} if card else {}))
+        before = logged_in.snapshot("alice/other")
+        with pytest.raises(ValueError, match="alice/other holds the weights of a model on 'main', and its card does"):
+            push_compressed(tiny, "alice/other")
+        assert logged_in.snapshot("alice/other") == before
+        push_compressed(tiny, "alice/other", create_pr=True)
+        assert logged_in.snapshot("alice/other").heads["main"] == before.heads["main"]
+
+    def test_repository_without_weights_is_filled(self, logged_in: HubServer, tiny: Path):
+        logged_in.store.create_repo("alice/empty")
+        logged_in.commit("alice/empty", {"README.md": b"# To come\n", "training_args.bin": b"x"})
+        push_compressed(tiny, "alice/empty")
+        assert "compressed by\n[LightToken]" in card_of(logged_in, "alice/empty")[1]
+
+
+def created_meanwhile(monkeypatch: pytest.MonkeyPatch, create: Callable[[], object]) -> None:
+    """Has somebody else create the repository between the first look at it and our creating it."""
+    own = HubClient.create
+
+    def after_somebody(self: HubClient, private: bool | None, revision: str | None) -> object:
+        create()
+        return own(self, private, revision)
+
+    monkeypatch.setattr(HubClient, "create", after_somebody)
+
+
+class TestCreatedMeanwhile:
+    def test_public_where_private_was_asked_for(self, logged_in: HubServer, tiny: Path, monkeypatch):
+        created_meanwhile(monkeypatch, lambda: logged_in.store.create_repo(REPO))
+        with pytest.raises(ValueError, match="private=True, but alice/tiny-lighttoken is there already and public"):
+            push_compressed(tiny, REPO, private=True)
+        assert set(files_of(logged_in)) == {".gitattributes"}
+
+    def test_with_another_model(self, logged_in: HubServer, tiny: Path, monkeypatch):
+        def create() -> None:
+            logged_in.store.create_repo(REPO)
+            logged_in.commit(REPO, DENSE)
+
+        created_meanwhile(monkeypatch, create)
+        with pytest.raises(ValueError, match="holds the weights of a model"):
+            push_compressed(tiny, REPO)
+        assert files_of(logged_in)["model.safetensors"] == b"dense"
+
+
+class TestResults:
+    def test_they_stay_while_the_model_is_the_same(self, logged_in: HubServer, tiny: Path):
+        push_compressed(tiny, REPO, evaluation=evaluation_of(tiny))
+        before = logged_in.snapshot(REPO)
+        push_compressed(tiny, REPO)
+        assert logged_in.snapshot(REPO) == before
+        (tiny / "notes.txt").write_text("new\n")
+        push_compressed(tiny, REPO)
+        files = files_of(logged_in)
+        assert files[FILE_NAME] == before.files["main"][FILE_NAME]
+        assert "| STS-B | spearman | 0.8500 |" in files["README.md"].decode()
+
+    def test_other_dense_weights_under_the_same_digest(self, logged_in: HubServer, tiny: Path, caplog):
+        evaluation = evaluation_of(tiny)
+        push_compressed(tiny, REPO, evaluation=evaluation)
+        digest = read_json(tiny / "config.json")["quantization_config"]["digest"]
+        change_weights(tiny)
+        assert read_json(tiny / "config.json")["quantization_config"]["digest"] == digest
+        with pytest.raises(ValueError, match="is of another model, or another state of it"):
+            push_compressed(tiny, REPO, evaluation={**evaluation, "digest": digest})
+        with pytest.raises(ValueError, match="it has no identity. Evaluate this checkpoint as it is now"):
+            push_compressed(tiny, REPO, evaluation={"digest": digest, "results": evaluation["results"]})
+        push_compressed(tiny, REPO)
+        assert FILE_NAME not in files_of(logged_in)
+        assert "STS-B" not in card_of(logged_in)[1]
+        assert "lighttoken_evaluation.json is of another state of the model, and is not published" in caplog.text
+
+    def test_push_from_memory_keeps_those_of_the_same_files(self, logged_in: HubServer, tiny: Path, tmp_path: Path):
+        model = AutoModel.from_pretrained(tiny)
+        model.save_pretrained(tmp_path / "saved")
+        AutoTokenizer.from_pretrained(tiny).save_pretrained(tmp_path / "saved")
+        push_compressed(tmp_path / "saved", REPO, license="mit", evaluation=evaluation_of(tmp_path / "saved"))
+        published = files_of(logged_in)[FILE_NAME]
+        model.push_to_hub(REPO)
+        assert files_of(logged_in)[FILE_NAME] == published
+        assert "| STS-B | spearman | 0.8500 |" in card_of(logged_in)[1]
+        model.encoder.layer[0].output.dense.weight.data += 1
+        model.push_to_hub(REPO)
+        assert FILE_NAME not in files_of(logged_in)
+
+    def test_damaged_on_the_way_is_no_reason_to_drop_them(self, logged_in: HubServer, tiny: Path):
+        push_compressed(tiny, REPO, evaluation=evaluation_of(tiny))
+        before = logged_in.snapshot(REPO)
+        logged_in.inject("download", mode="corrupt", path=FILE_NAME)
+        with pytest.raises(RuntimeError, match="could not read lighttoken_evaluation.json, what arrived is damaged"):
+            push_compressed(tiny, REPO)
+        push_compressed(tiny, REPO)
+        assert logged_in.snapshot(REPO) == before
+
+
+class TestLicence:
+    def test_the_users_licence_is_never_called_the_base_models(self, logged_in: HubServer, tiny: Path, tmp_path: Path):
+        push_compressed(tiny, REPO, license="apache-2.0", base_model="org/base", tags=["mine"])
+        HfApi(endpoint=logged_in.url).snapshot_download(REPO, local_dir=tmp_path / "copy")
+        before = logged_in.snapshot(REPO)
+        push_compressed(tmp_path / "copy", REPO)
+        assert logged_in.snapshot(REPO) == before
+        data, card = card_of(logged_in)
+        assert (data["license"], data["tags"]) == ("apache-2.0", ["lighttoken", "compressed", "mine"])
+        assert "\nLicence: apache-2.0.\n" in card
+        AutoModel.from_pretrained(REPO).push_to_hub("alice/second")
+        assert "\nLicence: apache-2.0.\n" in card_of(logged_in, "alice/second")[1]
+
+    def test_the_base_models_licence_stays_called_so(self, logged_in: HubServer, tiny: Path, tmp_path: Path):
+        push_compressed(tiny, REPO)
+        HfApi(endpoint=logged_in.url).snapshot_download(REPO, local_dir=tmp_path / "copy")
+        push_compressed(tmp_path / "copy", "alice/second")
+        assert "\nLicence: mit, that of the base model.\n" in card_of(logged_in, "alice/second")[1]
+
+    @pytest.mark.parametrize("link", ["README.md", "LICENSE.md"])
+    def test_a_link_into_the_base_model_does_not_change(self, logged_in: HubServer, tiny: Path, link: str):
+        card = f"---\nlicense: other\nlicense_name: own\nlicense_link: {link}\n---\n"
+        (tiny / "README.md").write_text(card)
+        push_compressed(tiny, REPO, base_model="org/base")
+        assert card_of(logged_in)[0]["license_link"] == f"{logged_in.url}/org/base/blob/main/{link}"
+        before = logged_in.snapshot(REPO)
+        push_compressed(tiny, REPO, base_model="org/base")
+        assert logged_in.snapshot(REPO) == before
+
+    def test_a_licence_of_the_hub_brings_its_own_name_and_link(self, logged_in: HubServer, tiny: Path):
+        (tiny / "README.md").write_text(
+            "---\nlicense_name: stale\nlicense_link: https://stale.example\nlanguage: de\n---\n"
+        )
+        logged_in.store.create_repo("bob/base")
+        logged_in.commit("bob/base", {"README.md": b"---\nlicense: mit\nlanguage: en\n---\n"})
+        push_compressed(tiny, REPO, base_model="bob/base")
+        data, _ = card_of(logged_in)
+        assert (data["license"], data["language"]) == ("mit", "de")
+        assert not {"license_name", "license_link"} & set(data)
+
+    def test_a_card_that_arrives_damaged_is_fetched_again(self, logged_in: HubServer, tiny: Path):
+        (tiny / "README.md").unlink()
+        logged_in.store.create_repo("bob/base")
+        logged_in.commit("bob/base", {"README.md": b"---\nlicense: mit\nlanguage: en\n---\n"})
+        logged_in.inject("download", mode="corrupt", times=2)
+        with pytest.raises(RuntimeError, match="could not read README.md of the base model, it arrives damaged"):
+            push_compressed(tiny, REPO, base_model="bob/base")
+        push_compressed(tiny, REPO, base_model="bob/base")
+        assert card_of(logged_in)[0]["license"] == "mit"
+
+
+def test_malformed_answers_are_one_line(logged_in: HubServer, tiny: Path, monkeypatch: pytest.MonkeyPatch):
+    from tests import hub_server
+    from tests.hub_http import Reply
+    from tests.push_faults import run_command
+
+    assert run_command(["push", str(tiny), REPO])[0] == 0
+    (tiny / "notes.txt").write_text("new\n")
+    before, routes = logged_in.snapshot(REPO), list(hub_server.ROUTES)
+    bodies = [[], {}, None, "text", {"name": 3, "auth": []}, {"id": REPO, "siblings": 3}, {"id": REPO, "sha": "x"}]
+    for step in ("whoami", "repo_info", "preupload"):
+        for body in [json.dumps(body).encode() for body in bodies] + [b"\xff{}", b""]:
+            other = [
+                (*route[:3], lambda *_, body=body: Reply(200, body)) if route[0] == step else route for route in routes
+            ]
+            monkeypatch.setattr(hub_server, "ROUTES", other)
+            status, said = run_command(["push", str(tiny), REPO])
+            assert (status, len(said.strip().splitlines())) == (1, 1), (step, body, said)
+            assert said.startswith(f"error: {REPO}: could not "), (step, body, said)
+    monkeypatch.setattr(hub_server, "ROUTES", routes)
+    assert logged_in.snapshot(REPO) == before
+    assert run_command(["push", str(tiny), REPO])[0] == 0
