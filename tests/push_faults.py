@@ -2,10 +2,14 @@
 
 import copy
 import io
-from contextlib import redirect_stderr, redirect_stdout
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
+from huggingface_hub import constants
 from transformers import AutoModel
 
 from tests.hub_server import HubServer
@@ -13,14 +17,55 @@ from tests.hub_store import Repo, RepoSnapshot
 from transformers_lighttoken.cli import main
 
 REPO = "alice/tiny-lighttoken"
-STEPS = (
-    *("whoami", "repo_info", "refs", "validate_yaml", "create", "preupload", "batch", "lfs_upload"),
-    *("lfs_complete", "verify", "branch", "commit"),
-)
 STATUSES = (401, 403, 404, 409, 412, 413, 429, 500, 503, 504)
-MODES = ("timeout", "drop", "lost_answer", "corrupt", "race")
+CARRIED_OUT = ("lost_answer", "truncate", "corrupt")  # the request is; its answer is not what was sent
+MODES = ("timeout", "drop", *CARRIED_OUT, "race")
 FAULTS = (*map(str, STATUSES), *MODES)
-ONLY_AT = {"corrupt": "lfs_upload", "race": "commit"}
+UPLOAD = ("preupload", "batch", "lfs_upload", "lfs_complete", "verify")
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A push, and the steps that it takes.
+
+    Attributes:
+        name: for the table.
+        steps: where faults are met.
+        options: of the command.
+        repo_id: where it goes.
+        branch: where the files are to be found.
+        is_new: whether the repository is created.
+        needs_base_card: whether the base model's card lies on the Hub alone.
+    """
+
+    name: str
+    steps: tuple[str, ...]
+    options: tuple[str, ...] = ()
+    repo_id: str = REPO
+    branch: str = "main"
+    is_new: bool = False
+    needs_base_card: bool = False
+
+    @property
+    def makes(self) -> str | None:
+        """The step that makes a repository or a branch, before there are files in it."""
+        return "create" if self.is_new else "branch" if self.branch == "v2" else None
+
+
+SCENARIOS = (
+    Scenario("again", ("whoami", "repo_info", "download", "validate_yaml", *UPLOAD, "commit")),
+    Scenario("new branch", ("refs", "preupload", "lfs_upload", "branch", "commit"), ("--revision", "v2"), branch="v2"),
+    Scenario("first", ("whoami", "repo_info", "validate_yaml", "create", *UPLOAD, "commit"), is_new=True),
+    Scenario("private", ("create", "lfs_upload", "commit"), ("--private",), is_new=True),
+    Scenario("organisation", ("create", "lfs_upload", "commit"), repo_id="acme/tiny-lighttoken", is_new=True),
+    Scenario("pull request", ("preupload", "lfs_upload", "commit"), ("--create-pr",), branch="refs/pr/1"),
+    Scenario("base card", ("head", "download"), ("--base-model", "bob/base"), is_new=True, needs_base_card=True),
+)
+# Nothing of these answers is read, so that a damaged one does no harm; "truncate": they have no body.
+UNREAD = {
+    "corrupt": ("validate_yaml", "lfs_complete", "verify", "branch", "head"),
+    "truncate": ("lfs_upload", "branch", "head"),
+}
 HELD_SECONDS, LIMIT_SECONDS = 0.3, 0.1  # of a connection that is held, and of the client
 
 
@@ -29,6 +74,7 @@ class Outcome:
     """What became of a push that met a fault, and of the same push without it.
 
     Attributes:
+        scenario: the push.
         status: exit status of the command.
         message: its last line.
         traceback: whether it showed one.
@@ -38,9 +84,9 @@ class Outcome:
         repeated: after the repeated push.
         wanted: path -> content of the files that are to be there.
         repeated_status: exit status of the repeated command.
-        branch: that was pushed to.
     """
 
+    scenario: Scenario
     status: int
     message: str
     traceback: bool
@@ -50,12 +96,17 @@ class Outcome:
     repeated: RepoSnapshot
     wanted: dict[str, bytes]
     repeated_status: int
-    branch: str
 
     @property
     def is_told(self) -> bool:
         """Whether the user got one clear line."""
-        return self.status == 1 and not self.traceback and self.message.startswith(f"error: {REPO}: could not ")
+        told = re.match(r"error: (\S+: could not .|license is not known: )", self.message) is not None
+        return self.status == 1 and not self.traceback and told
+
+    @property
+    def is_harmless(self) -> bool:
+        """Whether the push went through all the same."""
+        return self.status == 0 and self.left == "commit"
 
     @property
     def left(self) -> str:
@@ -64,53 +115,91 @@ class Outcome:
             return "nothing"
         contents = [set(files.items()) for files in self.after.files.values()]
         former = [set(files.items()) for files in self.before.files.values()] or [set()]
-        if set(self.wanted.items()) <= set(self.after.files.get(self.branch, {}).items()):
+        if self._is_whole(self.after):
             return "commit"
         if all(set(name for name, _ in content) <= {".gitattributes"} or content in former for content in contents):
             return "empty"
-        return "half a push"
+        return "race" if "other work" in self.after.history["main"] else "half a push"
 
     @property
     def is_completed(self) -> bool:
-        """Whether the repeated push put everything there, in one commit."""
-        commits = len(self.repeated.history.get(self.branch, ())) - len(self.before.history.get("main", ("first",)))
-        whole = set(self.wanted.items()) <= set(self.repeated.files.get(self.branch, {}).items())
-        return self.repeated_status == 0 and whole and commits == 1
+        """Whether the repeated push put everything there, in one commit, and privately if that was asked for."""
+        commits = len(self.repeated.history.get(self.scenario.branch, ()))
+        commits -= len(self.before.history.get("main", ("first",))) + (self.left == "race")
+        as_asked = self.repeated.private == ("--private" in self.scenario.options)
+        return self.repeated_status == 0 and self._is_whole(self.repeated) and commits == 1 and as_asked
+
+    def _is_whole(self, state: RepoSnapshot) -> bool:
+        return set(self.wanted.items()) <= set(state.files.get(self.scenario.branch, {}).items())
 
 
 def does_not_apply(step: str, fault: str) -> bool:
     """Whether a fault cannot happen at a step."""
-    return ONLY_AT.get(fault, step) != step
+    return fault == "race" and step != "commit"
 
 
-def push_with_fault(hub: HubServer, repo: Repo, folder: Path, step: str, fault: str) -> Outcome:
+def expected(scenario: Scenario, step: str, fault: str) -> str:
+    """What a push may leave that meets a fault; "harmless" where it goes through."""
+    if step in UNREAD.get(fault, ()):
+        return "harmless"
+    if fault == "race":
+        return "race"
+    if fault in CARRIED_OUT and step == "commit":
+        return "commit"
+    if scenario.makes is None:
+        return "nothing"
+    if step == scenario.makes:
+        return "empty" if fault in CARRIED_OUT else "nothing"
+    order = ("refs", *UPLOAD, "branch", "commit") if scenario.makes == "branch" else ("create", *UPLOAD, "commit")
+    if (step, fault, scenario.makes) == ("repo_info", "404", "create"):
+        return "empty"  # it is created, and cannot be seen even then
+    return "empty" if step in order and order.index(step) > order.index(scenario.makes) else "nothing"
+
+
+def push_with_fault(hub: HubServer, repo: Repo, folder: Path, scenario: Scenario, step: str, fault: str) -> Outcome:
     """Pushes with a lasting fault, then without it.
 
     Args:
         hub: the server; its repositories are replaced.
         repo: the repository as an earlier push left it.
-        folder: with another state of the model.
-        step: where the fault is met: "create" in a new repository, "refs" and "branch" on a new branch.
+        folder: with another state of the model; its card is that of the base model.
+        scenario: the push.
+        step: where the fault is met.
         fault: an HTTP status or a mode of the server's faults.
     """
     hub.clear_faults()
-    hub.store.repos = {} if step == "create" else {REPO: copy.deepcopy(repo)}
-    branch = "v2" if step in ("refs", "branch") else "main"
-    command = ["push", str(folder), REPO] + (["--revision", branch] if branch != "main" else [])
-    before = hub.snapshot(REPO)
+    hub.store.repos = {} if scenario.is_new else {REPO: copy.deepcopy(repo)}
+    shutil.rmtree(constants.HF_HUB_CACHE, ignore_errors=True)
+    command = ["push", str(folder), scenario.repo_id, *scenario.options]
+    before = hub.snapshot(scenario.repo_id)
     how = {"status": int(fault)} if fault.isdigit() else {"mode": fault, "seconds": HELD_SECONDS}
-    injected = hub.inject(step, times=1 if fault == "race" else None, **how)  # pyright: ignore[reportArgumentType]
-    status, said = run_command(command)
-    after = hub.snapshot(REPO)
-    hub.clear_faults()
-    repeated_status, _ = run_command(command)
+    with base_card_on_the_hub(hub, folder) if scenario.needs_base_card else nullcontext():
+        injected = hub.inject(step, times=1 if fault == "race" else None, **how)  # pyright: ignore[reportArgumentType]
+        status, said = run_command(command)
+        after = hub.snapshot(scenario.repo_id)
+        hub.clear_faults()
+        repeated_status, _ = run_command(command)
     own = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     del own["README.md"]
     lines = said.strip().splitlines() or [""]
     return Outcome(
-        *(status, lines[-1], "Traceback" in said, injected.fired, before, after, hub.snapshot(REPO), own),
-        *(repeated_status, branch),
+        *(scenario, status, lines[-1], "Traceback" in said, injected.fired, before, after),
+        *(hub.snapshot(scenario.repo_id), own, repeated_status),
     )
+
+
+@contextmanager
+def base_card_on_the_hub(hub: HubServer, folder: Path) -> Iterator[None]:
+    """Takes the base model's card out of the folder, and puts it on the Hub, meanwhile."""
+    card = folder / "README.md"
+    content = card.read_bytes()
+    hub.store.create_repo("bob/base")
+    hub.commit("bob/base", {"README.md": content})
+    card.unlink()
+    try:
+        yield
+    finally:
+        card.write_bytes(content)
 
 
 def run_command(arguments: list[str]) -> tuple[int, str]:

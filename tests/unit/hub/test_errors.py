@@ -267,9 +267,7 @@ class TestStorageHost:
     @pytest.mark.parametrize("status", [401, 403, 404, 410])
     def test_signed_address_that_is_refused_is_no_missing_permission(self, status: int):
         line = str(explained(self.refused("https://s3.example/x/1?part=2&X-Amz-Signature=ab12", status)))
-        assert (
-            f"the storage host refuses the signed address, which may have expired (HTTP {status}). Repeat" in line
-        )
+        assert f"the storage host refuses the signed address, which may have expired (HTTP {status}). Repeat" in line
         assert "permission" not in line
         assert "ab12" not in line
 
