@@ -63,8 +63,8 @@ SCENARIOS = (
 )
 # Nothing of these answers is read, so that a damaged one does no harm; "truncate": they have no body.
 UNREAD = {
-    "corrupt": ("validate_yaml", "lfs_complete", "verify", "branch", "head"),
-    "truncate": ("lfs_upload", "branch", "head"),
+    "corrupt": ("lfs_complete", "verify", "branch", "head"),
+    "truncate": ("lfs_upload", "head"),
 }
 HELD_SECONDS, LIMIT_SECONDS = 0.3, 0.1  # of a connection that is held, and of the client
 
@@ -119,7 +119,9 @@ class Outcome:
             return "commit"
         if all(set(name for name, _ in content) <= {".gitattributes"} or content in former for content in contents):
             return "empty"
-        return "race" if "other work" in self.after.history["main"] else "half a push"
+        return (
+            "race" if "other work" in {title for log in self.after.history.values() for title in log} else "half a push"
+        )
 
     @property
     def is_completed(self) -> bool:

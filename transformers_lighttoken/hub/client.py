@@ -118,10 +118,11 @@ class HubClient:
         def check() -> None:
             body = {"content": card, "repoType": "model"}
             answer = get_session().post(f"{self.api.endpoint}/api/validate-yaml", json=body)
-            if answer.status_code == 400:
-                errors = [str(error.get("message")) for error in answer.json().get("errors", [])]
+            if answer.status_code != 400:
+                hf_raise_for_status(answer)
+            errors = [str(error["message"]) for error in answer.json()["errors"]]
+            if errors or answer.status_code == 400:
                 raise ValueError(f"{_REFUSED_CARD} {'; '.join(errors)}")
-            hf_raise_for_status(answer)
 
         self._call("have the card checked", check)
 
