@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from transformers_lighttoken import LightTokenConfig, compress_table
+from transformers_lighttoken.checkpoint.state import StateFiles
 from transformers_lighttoken.coding.encode import EncodeOptions, encode
 from transformers_lighttoken.coding.plan import CodingPlan, Tier
 from transformers_lighttoken.coding.refine import RefineSchedule
@@ -93,6 +94,18 @@ def failures(processes: Processes) -> list[str]:
     return told
 
 
+def unwritable(processes: Processes, folder: Path) -> str:
+    """What a process gets where the last one cannot write its state files."""
+    state = folder / f"state{processes.index}"
+    if processes.index == processes.count - 1:
+        state.write_text("a file where a folder should be")
+    try:
+        StateFiles(state, 0, processes).save("refinement", 1, {"codes": torch.zeros(1)})
+    except (OSError, ProcessError) as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
 def main() -> None:
     if os.environ.get("THREADS"):
         torch.set_num_threads(int(os.environ["THREADS"]))
@@ -103,6 +116,7 @@ def main() -> None:
             "digests": {name: result.digest() for name, result in coded(processes)},
             "refused": refused(processes),
             "failures": failures(processes),
+            "unwritable": unwritable(processes, Path(sys.argv[1])),
             "gathered": [part.tolist() for part in processes.gather(torch.arange(processes.index, dtype=torch.int16))],
             "trained_error": trained_error(processes),
         }

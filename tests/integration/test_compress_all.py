@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests.checkpoints import SMALL, file_contents, save_dense
 from tests.command_line import run_command
@@ -50,15 +53,48 @@ def test_a_failure_does_not_stop_the_others(
     assert "is not empty" in other.json["jobs"][0]["error"]
 
 
+def test_an_output_of_another_source_is_not_taken_for_done(sources: list[Path], tmp_path: Path) -> None:
+    config = LightTokenConfig(4.0, metric="plain")
+    job = Job(str(sources[0]), str(tmp_path / "out"), config)
+    assert [result.status for result in compress_all([job])] == ["done"]
+    made = file_contents(tmp_path / "out")
+    copy = shutil.copytree(sources[0], tmp_path / "copy")
+    assert compress_all([replace(job, source=str(copy))])[0].status == "skipped"
+    tensors = load_file(copy / "model.safetensors")
+    head = next(name for name in tensors if "dense.weight" in name)
+    save_file({**tensors, head: tensors[head] + 1}, copy / "model.safetensors", metadata={"format": "pt"})
+    other = compress_all([replace(job, source=str(copy))])[0]
+    assert other.status == "failed"
+    assert "is not empty" in other.error
+    assert file_contents(tmp_path / "out") == made
+
+
+def test_each_checkpoint_has_a_log(sources: list[Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    jobs = tmp_path / "jobs.txt"
+    jobs.write_text("\n".join(f"{source} {tmp_path}/out-{source.name} 4" for source in sources))
+    run_command(capfd, "compress-all", jobs, "--metric", "plain", "--log", tmp_path / "logs")
+    assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == ["out-bert.log", "out-gpt2.log"]
+    for path in (tmp_path / "logs").iterdir():
+        lines = path.read_text().splitlines()
+        assert "refinement rounds 1/" in lines[0]
+        assert "writing (MiB)" in lines[-1]
+    same = [Job("a", "x/out", SMALL), Job("b", "y/out", SMALL)]
+    with pytest.raises(ValueError, match="the same log 'y/out'"):
+        compress_all(same, log=tmp_path / "others")
+    assert not (tmp_path / "others").exists()
+
+
 def test_a_source_that_cannot_even_be_looked_for_fails_alone(
     sources: list[Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     jobs = tmp_path / "jobs.txt"
-    jobs.write_text(f"~no-such-user-here/model {tmp_path}/one\n{sources[0]} {tmp_path}/two 4\n")
+    lines = [f"~no-such-user-here/model {tmp_path}/one", f"{sources[0]} {tmp_path}/two 4"]
+    jobs.write_text("\n".join([*lines, f"{sources[0]} ~no-such-user-here/out 4"]))
     result = run_command(capfd, "compress-all", jobs, "--metric", "plain", "--json")
     assert result.status == 1
-    assert [job["status"] for job in result.json["jobs"]] == ["failed", "done"]
-    assert "home directory" in result.json["jobs"][0]["error"]
+    assert [job["status"] for job in result.json["jobs"]] == ["failed", "done", "failed"]
+    for number in (0, 2):
+        assert "home directory" in result.json["jobs"][number]["error"]
 
 
 def test_all_done_is_status_0(sources: list[Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -53,6 +53,17 @@ def test_a_failure_of_one_process_is_told_to_all(count: int) -> None:
         assert facts["failures"] == [told, told_of_main]
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_state_file_that_one_process_cannot_write_stops_all(count: int) -> None:
+    for index, facts in enumerate(facts_of(count)):
+        own = (
+            "FileExistsError"
+            if index == count - 1
+            else f"ProcessError: process {count - 1} failed with FileExistsError"
+        )
+        assert facts["unwritable"].startswith(own)
+
+
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_parts_of_different_lengths_are_gathered(count: int) -> None:
     for facts in facts_of(count):

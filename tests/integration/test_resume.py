@@ -49,7 +49,7 @@ def names(folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("config", "moments", "first"),
     [
-        ({"code_bits": 100}, [f"{ROUNDS}:2", f"{ROUNDS}:3", f"{ROUNDS}:8"], [ROUNDS, 9]),
+        ({"code_bits": 100}, [f"{ROUNDS}:2", f"{ROUNDS}:3", f"{ROUNDS}:4", f"{ROUNDS}:5", f"{ROUNDS}:8"], [ROUNDS, 9]),
         ({"code_bits": 100}, ["writing (MiB):1"], ["writing (MiB)", 1]),
         (
             {"code_bits": 12, "num_stages": 3, "solver": "paper", "tiers": "equal"},
@@ -66,6 +66,34 @@ def test_killed_runs_go_on_and_end_with_the_same_bytes(
     compress_checkpoint(source, output.with_name("whole"), LightTokenConfig(**config))  # pyright: ignore
     assert file_contents(output) == file_contents(output.with_name("whole"))
     assert names(output.parent) == ["dense", "output", "whole"]
+
+
+def test_a_run_killed_with_its_output_in_place_is_complete_and_cleared(source: Path, output: Path) -> None:
+    config = LightTokenConfig(code_bits=8)
+    go(source, output, {"code_bits": 8}, "put in place")
+    assert names(output.parent) == [".output.partial", "dense", "output"]
+    put = file_contents(output)
+    with pytest.raises(OutputError, match="exists and is not empty"):
+        compress_checkpoint(source, output, LightTokenConfig(code_bits=8, seed=1))
+    assert names(output.parent) == [".output.partial", "dense", "output"]
+    steps: list[tuple[str, int, int]] = []
+    report = compress_checkpoint(source, output, config, progress=lambda *step: steps.append(step))
+    assert steps == []
+    assert names(output.parent) == ["dense", "output"]
+    assert file_contents(output) == put
+    assert report.to_dict() == compress_checkpoint(source, output.with_name("whole"), config).to_dict()
+    with pytest.raises(OutputError, match="exists and is not empty"):
+        compress_checkpoint(source, output, config)
+
+
+def test_a_log_that_cannot_be_written_does_not_stop_the_run(
+    source: Path, output: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "log").mkdir()
+    compress_checkpoint(source, output, LightTokenConfig(code_bits=8), log=tmp_path / "log")
+    assert (output / "config.json").exists()
+    told = [record.getMessage() for record in caplog.records if "log" in record.getMessage()]
+    assert told == [f"The log {tmp_path / 'log'} cannot be written, and ends here: Is a directory."]
 
 
 def test_other_settings_are_refused_unless_started_afresh(source: Path, output: Path) -> None:

@@ -26,11 +26,12 @@ from ..progress import progress_bars
 from ..report import CompressionReport, compression_report
 from ..version import __version__
 from .code_table import TableCoder
+from .compressed import is_made_from
 from .files import WEIGHTS, WEIGHTS_INDEX
-from .output import new_folder, refuse_inside, state_folder
+from .output import clear_left_over, left_by_killed_run, new_folder, refuse_inside, state_folder
 from .run_log import RunLog
-from .source import Source, refuse_quantized, resolve_source
-from .state import open_state, remove_state
+from .source import refuse_quantized, resolve_source
+from .state import has_settings, open_state, remove_state
 from .tables import TableSource, build_skeleton, find_tables
 from .tensor_file import DTYPES, NewTensor
 from .weights import convert_weights, read_weights
@@ -94,7 +95,12 @@ def compress_checkpoint(
     with processes.agreed():
         refuse_quantized(found)
         refuse_inside(output, found.folder)
-    settings = _settings(config, found, torch_device, frequencies, calibration, processes)
+    inside = {"subfolder": subfolder} if subfolder else {}
+    identity = processes.on_main(found.identity) | inside
+    origin = _origin(identity, torch_device, frequencies, calibration)
+    settings = {**config.to_dict(), **origin, "files": _files(found.folder), "processes": processes.count}
+    if processes.on_main(lambda: _was_put_in_place(output, config, origin, settings)):
+        return processes.on_main(lambda: compression_report(output))
     with ExitStack() as stack, progress_bars(progress, shown=processes.is_main) as shown:
         report = RunLog(shown, None if log is None else Path(log).expanduser(), processes)
         folder = processes.on_main(lambda: stack.enter_context(new_folder(output)))
@@ -113,8 +119,6 @@ def compress_checkpoint(
         )
         coder = TableCoder(context, processes, torch_device, state)
         results = {entry.site.owner: coder.code(entry, number) for number, entry in enumerate(sources)}
-        inside = {"subfolder": subfolder} if subfolder else {}
-        origin = _origin(found, torch_device, frequencies, calibration) | inside
         recorded = record_tables(config, results, origin)
         recorded.shared_heads = {entry.site.owner: list(entry.site.heads) for entry in sources}
         change = _change(sources, {name: table for name, (table, _) in results.items()})
@@ -129,22 +133,21 @@ def _device_of(processes: Processes, device: str) -> torch.device:
     return processes.device if device == "auto" and processes.device is not None else resolve_device(device)
 
 
-def _settings(
-    config: LightTokenConfig,
-    source: Source,
-    device: torch.device,
-    frequencies: Tensor | None,
-    calibration: str | Sequence[str] | None,
-    processes: Processes,
-) -> dict[str, Any]:
-    """Everything that the result and the state files depend on."""
-    files = [path for path in sorted(source.folder.iterdir()) if path.is_file()]
-    return {
-        **config.to_dict(),
-        **_origin(source, device, frequencies, calibration),
-        "files": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files],
-        "processes": processes.count,
-    }
+def _files(folder: Path) -> list[list[str | int]]:
+    """Name, size and time of each file, so that a folder that changes while a run is stopped is noticed."""
+    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+
+
+def _was_put_in_place(
+    output: str | os.PathLike[str], config: LightTokenConfig, origin: Mapping[str, Any], settings: Mapping[str, Any]
+) -> bool:
+    """Whether a run with these settings was killed after its output was complete; clears what it has left."""
+    left = left_by_killed_run(output)
+    if left is None or not has_settings(left, settings) or not is_made_from(output, config, origin):
+        return False
+    clear_left_over(output)
+    return True
 
 
 def resolve_device(device: str) -> torch.device:
@@ -223,12 +226,14 @@ def digest_of_text(passages: str | Sequence[str]) -> str:
 
 
 def _origin(
-    source: Source, device: torch.device, frequencies: Tensor | None, calibration: str | Sequence[str] | None
+    identity: Mapping[str, str],
+    device: torch.device,
+    frequencies: Tensor | None,
+    calibration: str | Sequence[str] | None,
 ) -> dict[str, Any]:
     """What the tables were made from; of frequencies and text only the digest is kept."""
     origin = {
-        "source": source.repo_id,
-        "revision": source.revision,
+        **identity,
         "device": device.type,
         "frequencies": None if frequencies is None else digest_of({"frequencies": frequencies}),
         "calibration": None if calibration is None else digest_of_text(calibration),

@@ -1,15 +1,19 @@
 """Many independent checkpoints, spread over processes: each is compressed by one of them."""
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..coding.encode import Progress
 from ..config import LightTokenConfig
 from ..distributed import Processes
+from ..progress import progress_bars
 from .compress import compress_checkpoint
-from .compressed import read_compressed
-from .files import list_files
+from .compressed import is_made_from
+from .files import CONFIG, list_files
+from .source import resolve_source
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,8 @@ class JobResult:
     Attributes:
         source: a folder, or a repository on the Hub.
         output: the folder that was to be made.
-        status: "done", "skipped" (the output was there already, made with the same settings), or "failed".
+        status: "done", "skipped" (the output was there already, made from the same source with the same
+            settings), or "failed".
         error: why it failed, in one line; empty otherwise.
         stored_bytes: of the compressed tables; 0 if it failed.
         ratio_float32: how many times smaller the tables are; 0 if it failed.
@@ -61,6 +66,7 @@ def compress_all(
     device: str = "auto",
     restart: bool = False,
     told: Callable[[JobResult], None] | None = None,
+    log: str | os.PathLike[str] | None = None,
 ) -> list[JobResult]:
     """Compresses checkpoints one after the other in each process; goes on past those that fail.
 
@@ -70,19 +76,22 @@ def compress_all(
         device: "auto", "cpu" or "cuda".
         restart: forget what stopped runs have finished.
         told: of each result, in the process that did the job.
+        log: a folder to write a log of each checkpoint into, named after its output (see `compress_checkpoint`).
 
     Returns:
         The results in order of the jobs, on every process.
 
     Raises:
-        ValueError: if two jobs have the same output.
+        ValueError: if two jobs have the same output, or a log is wanted and their outputs have the same name.
+        OSError: if the folder for the logs cannot be made.
     """
     processes = processes or Processes()
-    _check_outputs(jobs)
+    logs = _logs(jobs, None if log is None else Path(log).expanduser())
     sizes = processes.on_main(lambda: [_size(job) for job in jobs])
     results = []
     for number in _assigned(sizes, processes.count)[processes.index]:
-        result = _do(jobs[number], device, restart)
+        with progress_bars(shown=processes.is_main) as progress:
+            result = _do(jobs[number], device, restart, progress, logs[number])
         results.append((number, result))
         if told is not None:
             told(result)
@@ -90,7 +99,7 @@ def compress_all(
     return [result for _, result in sorted(gathered, key=lambda numbered: numbered[0])]
 
 
-def _do(job: Job, device: str, restart: bool) -> JobResult:
+def _do(job: Job, device: str, restart: bool, progress: Progress, log: Path | None) -> JobResult:
     start = time.perf_counter()
     try:
         if _is_done(job):
@@ -102,8 +111,9 @@ def _do(job: Job, device: str, restart: bool) -> JobResult:
             revision=job.revision,
             subfolder=job.subfolder,
             device=device,
-            progress=lambda *_: None,
+            progress=progress,
             restart=restart,
+            log=log,
         )
     except Exception as error:  # noqa: BLE001 - told in the summary; the other checkpoints go on
         message = " ".join(str(error).split()) or type(error).__name__
@@ -114,12 +124,11 @@ def _do(job: Job, device: str, restart: bool) -> JobResult:
 
 
 def _is_done(job: Job) -> bool:
-    """Whether an earlier run has made the output with the same settings."""
-    try:
-        made = read_compressed(job.output).config.to_dict()
-    except (ValueError, OSError, RuntimeError):
+    """Whether an earlier run has made the output from the same source with the same settings."""
+    if not (Path(job.output).expanduser() / CONFIG).is_file():
         return False
-    return all(made.get(name) == value for name, value in job.config.to_dict().items())
+    origin: dict[str, str] = resolve_source(job.source, job.revision, job.subfolder).identity()
+    return is_made_from(job.output, job.config, origin | ({"subfolder": job.subfolder} if job.subfolder else {}))
 
 
 def _size(job: Job) -> int:
@@ -142,10 +151,28 @@ def _assigned(sizes: Sequence[int], count: int) -> list[list[int]]:
     return jobs
 
 
-def _check_outputs(jobs: Sequence[Job]) -> None:
+def _logs(jobs: Sequence[Job], folder: Path | None) -> list[Path | None]:
+    """The log of each job, in a folder that is made; refuses jobs that would write to the same place."""
+    _refuse_same([job.output for job in jobs], [_absolute(job.output) for job in jobs], "output")
+    if folder is None:
+        return [None] * len(jobs)
+    logs = [folder / f"{_absolute(job.output).name}.log" for job in jobs]
+    _refuse_same([job.output for job in jobs], logs, "log")
+    folder.mkdir(parents=True, exist_ok=True)
+    return list(logs)
+
+
+def _refuse_same(outputs: Sequence[str], places: Sequence[Path], what: str) -> None:
     seen: set[Path] = set()
-    for job in jobs:
-        output = Path(job.output).expanduser().resolve()
-        if output in seen:
-            raise ValueError(f"two checkpoints have the same output {job.output!r}: give each a folder of its own.")
-        seen.add(output)
+    for output, place in zip(outputs, places, strict=True):
+        if place in seen:
+            raise ValueError(f"two checkpoints have the same {what} {output!r}: give each a folder of its own.")
+        seen.add(place)
+
+
+def _absolute(output: str) -> Path:
+    """The folder that an output means; as it is written where that cannot be found out, which fails in its turn."""
+    try:
+        return Path(output).expanduser().resolve()
+    except (OSError, RuntimeError):
+        return Path(output)

@@ -3,10 +3,10 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 _CONTENT = "content"
 _STATE = "state"
@@ -37,7 +37,7 @@ def new_folder(output: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(output).expanduser().resolve()
     _check_free(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    working = target.with_name(f".{target.name}.partial")
+    working = _working_folder(target)
     working.mkdir(exist_ok=True)
     lock = FileLock(working / _LOCK, timeout=0)
     try:
@@ -61,9 +61,36 @@ def new_folder(output: str | os.PathLike[str]) -> Iterator[Path]:
         raise
     finally:
         _clear(working)
-        lock.release()
-        if not finished_stages:
-            shutil.rmtree(working, ignore_errors=True)
+        _let_go(lock, None if finished_stages else working)
+
+
+def left_by_killed_run(output: str | os.PathLike[str]) -> Path | None:
+    """The state folder that a killed run has left beside an output which is there already, or None."""
+    target = Path(output).expanduser().resolve()
+    state = _working_folder(target) / _STATE
+    return state if state.is_dir() and target.is_dir() and any(target.iterdir()) else None
+
+
+def clear_left_over(output: str | os.PathLike[str]) -> None:
+    """Removes what a killed run has left beside an output, unless another run is using it."""
+    working = _working_folder(Path(output).expanduser().resolve())
+    lock = FileLock(working / _LOCK, timeout=0)
+    with suppress(Timeout):
+        lock.acquire()
+        _let_go(lock, working)
+
+
+def _working_folder(target: Path) -> Path:
+    return target.with_name(f".{target.name}.partial")
+
+
+def _let_go(lock: BaseFileLock, working: Path | None) -> None:
+    """Removes the working folder, where one is given, before another run can take its lock; then frees the lock."""
+    if working is not None:
+        shutil.rmtree(working, ignore_errors=True)
+    lock.release()
+    if working is not None and os.name == "nt":  # a locked file cannot be removed there
+        shutil.rmtree(working, ignore_errors=True)
 
 
 def state_folder(folder: Path) -> Path:

@@ -1,10 +1,13 @@
 """What a run tells of itself while it works: on its progress bars, and in a log that can be followed."""
 
+import logging
 import time
 from pathlib import Path
 
 from ..coding.encode import Progress
 from ..distributed import Processes
+
+logger = logging.getLogger(__name__)
 
 
 class RunLog:
@@ -49,6 +52,15 @@ class RunLog:
             parts.append(f"{self._processes.bytes_exchanged} bytes exchanged")
         if done > first:
             parts.append(f"{(now - began) / (done - first) * (total - done):.0f} s left")
-        if self._path is not None:
+        self._add(", ".join(parts))
+
+    def _add(self, line: str) -> None:
+        """Adds a line; a log that cannot be written ends there, and the run goes on."""
+        if self._path is None:
+            return
+        try:
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(", ".join(parts) + "\n")
+                file.write(line + "\n")
+        except OSError as error:
+            logger.warning("The log %s cannot be written, and ends here: %s.", self._path, error.strerror or error)
+            self._path = None

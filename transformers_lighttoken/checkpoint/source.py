@@ -24,6 +24,7 @@ from .files import (
     files_beside_weights,
     list_files,
 )
+from .identity import checkpoint_identity
 
 _SHARD = re.compile(r"(model|pytorch_model)-\d+-of-\d+\.(safetensors|bin)")
 
@@ -51,6 +52,16 @@ class Source:
     def carried_files(self) -> list[str]:
         """Relative paths of the files that come along with the weights."""
         return files_beside_weights(list_files(self.folder))
+
+    def identity(self) -> dict[str, str]:
+        """What tells it from other checkpoints: repository and commit, or the digest of the files in a folder.
+
+        Raises:
+            OSError: if a file cannot be read.
+        """
+        if self.repo_id is not None and self.revision is not None:
+            return {"source": self.repo_id, "revision": self.revision}
+        return {"source_digest": f"sha256:{checkpoint_identity(self.folder)}"}
 
 
 def resolve_source(source: str | os.PathLike[str], revision: str | None = None, subfolder: str = "") -> Source:

@@ -61,6 +61,11 @@ def open_state(folder: Path, settings: Mapping[str, Any], restart: bool) -> bool
     return False
 
 
+def has_settings(folder: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether state files belong to a run with these settings."""
+    return _read_settings(folder / _SETTINGS) == json.loads(json.dumps(settings))
+
+
 def remove_state(folder: Path) -> None:
     """Removes the state files of a complete run, with the folder that they lie in beside the output."""
     if folder.is_dir():
@@ -119,9 +124,15 @@ class StateFiles:
         return Finished(max(common), found[max(common)]) if common else None
 
     def save(self, stage: str, step: int, tensors: Mapping[str, Tensor]) -> None:
-        """Remembers this process's part of a step."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_state(self._path(stage, step % 2), tensors, {"step": step})
+        """Remembers this process's part of a step.
+
+        Raises:
+            OSError: if it cannot be written.
+            ProcessError: if another process cannot write its own.
+        """
+        with self.processes.agreed():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_state(self._path(stage, step % 2), tensors, {"step": step})
 
     def _path(self, stage: str, parity: int) -> Path:
         name = f"table{self.table}-{stage}-process{self.processes.index}-{parity}.safetensors"

@@ -44,6 +44,9 @@ def compress_all_command(
     tie_policy: Annotated[TiePolicy, typer.Option(help="Tied output heads.")] = TiePolicy.share,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
     restart: Annotated[bool, typer.Option("--restart", help="Forget what stopped runs have finished.")] = False,
+    log: Annotated[
+        Path | None, typer.Option(help="Folder for a log of each checkpoint, a line a step, that can be followed.")
+    ] = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -58,7 +61,7 @@ def compress_all_command(
     jobs = [_job(entry, ratio, options) for entry in read_jobs(jobs_list)]
     with working(), going_on_later(), launched_accelerator(device.value) as accelerator:
         processes = Processes(accelerator)
-        results = compress_all(jobs, processes, device=device.value, restart=restart, told=_tell)
+        results = compress_all(jobs, processes, device=device.value, restart=restart, told=_tell, log=log)
     failed = sum(result.status == "failed" for result in results)
     if processes.is_main:
         _summarize(results, as_json)
