@@ -45,6 +45,7 @@ def requests() -> Iterator[tuple[str, Tensor, LightTokenConfig, dict[str, Any]]]
     yield "low rank, rows as they are", table(9000, 16) * 40, LightTokenConfig(code_bits=12, rank=3), {}
     yield "fewer blocks than processes", table(300, 16), LightTokenConfig(code_bits=24), {}
     yield "one block", table(4096, 16), LightTokenConfig(6), {"frequencies": zipf(4096)}
+    yield "trained, one block", table(300, 16), LightTokenConfig(code_bits=20, num_stages=2, solver="paper"), {}
 
 
 def coded(processes: Processes) -> Iterator[tuple[str, CompressedTable]]:
@@ -55,13 +56,16 @@ def coded(processes: Processes) -> Iterator[tuple[str, CompressedTable]]:
     depths = (torch.arange(9000) < 8192).long() + (torch.arange(9000) < 5000).long()
     options = EncodeOptions(share=processes.share, schedule=QUICK)
     yield "learnt tier", encode(table(9000, 16), plan, depths, None, options)
+    options = EncodeOptions(share=processes.share, schedule=QUICK, warm_start="autoencoder")
+    yield "from the autoencoder", encode(table(9000, 16), CodingPlan(9000, 16, stage_bits=(20,)), None, None, options)
 
 
-def trained_error(processes: Processes) -> float:
+def trained(processes: Processes) -> tuple[str, float]:
+    """Digest and relative error of a table that is trained in several epochs of several steps."""
     weight = table(9000, 16)
-    config = LightTokenConfig(code_bits=24, solver="paper")
-    decoded = compress_table(weight, config, share=processes.share).decode_all()
-    return float((weight - decoded).square().sum() / weight.square().sum())
+    config = LightTokenConfig(code_bits=24, num_stages=2, solver="paper")
+    coded = compress_table(weight, config, share=processes.share)
+    return coded.digest(), float((weight - coded.decode_all()).square().sum() / weight.square().sum())
 
 
 def refused(processes: Processes) -> str:
@@ -118,7 +122,7 @@ def main() -> None:
             "failures": failures(processes),
             "unwritable": unwritable(processes, Path(sys.argv[1])),
             "gathered": [part.tolist() for part in processes.gather(torch.arange(processes.index, dtype=torch.int16))],
-            "trained_error": trained_error(processes),
+            "trained": trained(processes),
         }
         Path(sys.argv[1], f"process{processes.index}.json").write_text(json.dumps(facts))
 

@@ -31,7 +31,7 @@ def facts_of(count: int) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("count", [2, 3])
 def test_the_stored_bytes_do_not_depend_on_the_number_of_processes(count: int) -> None:
     alone, together = facts_of(1)[0], facts_of(count)
-    assert len(set(alone["digests"].values())) == 5
+    assert len(set(alone["digests"].values())) == 7
     for facts in together:
         assert facts["processes"] == count
         assert facts["digests"] == alone["digests"]
@@ -71,7 +71,9 @@ def test_parts_of_different_lengths_are_gathered(count: int) -> None:
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_data_parallel_training_gives_the_error_of_one_process(count: int) -> None:
-    alone = facts_of(1)[0]["trained_error"]
+def test_data_parallel_training_gives_the_result_of_one_process(count: int) -> None:
+    digest, error = facts_of(1)[0]["trained"]
+    assert 0.01 < error < 0.5
     for facts in facts_of(count):
-        assert facts["trained_error"] == pytest.approx(alone, rel=1e-3)
+        assert facts["trained"][1] == pytest.approx(error, rel=1e-3)  # whatever the platform's products
+        assert facts["trained"][0] == digest

@@ -1,7 +1,8 @@
 """Training of one stage of the binary autoencoder by gradient descent, on one process or data-parallel on several.
 
-After Wang et al. 2023. The mini-batches are those of one process, however many share the rows: each process takes the
-gradient of the rows that it holds, and what is summed over all of them is the same up to the rounding of sums.
+After Wang et al. 2023. The mini-batches do not depend on the number of processes (see `mini_batches`), and gradients
+and statistics are exact sums over their pieces. So on a CPU the result is the same bit for bit for any number of
+processes; on a GPU, where the pieces of a process make one product, it is the same up to rounding.
 """
 
 from collections.abc import Iterator
@@ -10,8 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .exact_sums import ExactSums
 from .loss import direction_aware_loss
 from .low_rank import principal_directions
+from .mini_batches import mini_batches
 from .reduction import add_exactly, gram_matrix, row_blocks
 from .share import RowShare
 
@@ -62,14 +65,14 @@ class BinaryStage(nn.Module):
         return torch.nn.functional.linear(residual, self.encoder, self.bias)
 
     def forward(self, residual: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """Reconstruction (n, d) from straight-through codes, and the share of saturated units."""
+        """Reconstruction (n, d) from straight-through codes, and the number of saturated units."""
         soft = 2.0 * torch.sigmoid(temperature * self.logits(residual)) - 1.0  # (n, m)
         hard = torch.where(soft >= 0, 1.0, -1.0)
         codes = soft + (hard - soft).detach()
-        return codes @ self.decoder, (soft.detach().abs() > _SATURATED).float().mean()
+        return codes @ self.decoder, (soft.detach().abs() > _SATURATED).float().sum()
 
 
-def _initial_stage(residual: Tensor, total_rows: int, bits: int, seed: int, share: RowShare) -> BinaryStage:
+def _initial_stage(residual: Tensor, bits: int, seed: int, share: RowShare) -> BinaryStage:
     """Principal directions of the residual, scaled to unit variance; random directions past the dimension."""
     dim = residual.shape[1]
     directions = principal_directions(gram_matrix(residual, share.reduce), min(bits, dim))
@@ -77,13 +80,15 @@ def _initial_stage(residual: Tensor, total_rows: int, bits: int, seed: int, shar
         generator = torch.Generator().manual_seed(seed)
         extra = torch.randn(bits - dim, dim, generator=generator).to(residual.device)
         directions = torch.cat([directions, extra / extra.norm(dim=1, keepdim=True)])
-    sums = torch.zeros(3, bits, dtype=torch.float64, device=residual.device)
+    sums = torch.zeros(3 * bits + 1, dtype=torch.float64, device=residual.device)
     for _, block in row_blocks(residual):
-        outputs = block @ directions.t()  # (n, bits)
-        add_exactly(sums, torch.stack([outputs.sum(dim=0), outputs.square().sum(dim=0), outputs.abs().sum(dim=0)]))
-    mean, square, magnitude = share.reduce(sums) / total_rows
-    spread = (square - mean.square()).clamp(min=1e-12).sqrt().float().unsqueeze(1)
-    return BinaryStage(directions / spread, directions * magnitude.float().unsqueeze(1))
+        sample = block @ directions.t()  # (n, bits)
+        add_exactly(sums[:-1], torch.cat([sample.sum(dim=0), sample.square().sum(dim=0), sample.abs().sum(dim=0)]))
+        sums[-1] += len(block)
+    sums = share.reduce(sums)
+    mean, square, magnitude = (sums[:-1] / sums[-1]).view(3, bits, 1)
+    spread = (square - mean.square()).clamp(min=0).sqrt().clamp(min=1e-6).float()
+    return BinaryStage(directions / spread, directions * magnitude.float())
 
 
 def train_stage(
@@ -106,75 +111,54 @@ def train_stage(
         schedule: how long.
         share: which rows these are.
     """
-    total_rows = int(share.reduce(torch.tensor([len(targets)], dtype=torch.float64)))
-    stage = _initial_stage(residual, total_rows, bits, seed, share)
+    stage = _initial_stage(residual, bits, seed, share)
     optimizer = torch.optim.Adam(
         [
             {"params": [stage.encoder, stage.bias], "lr": schedule.learning_rate},
             {"params": [stage.decoder], "lr": schedule.learning_rate * float(stage.decoder.detach().std())},
         ]
     )
+    sums = ExactSums(share)
+    rows = int(share.reduce(torch.tensor([len(targets)], dtype=torch.float64)))
     order = torch.Generator().manual_seed(seed)
     temperature, best, stale = schedule.temperature, float("inf"), 0
     for _ in range(schedule.epochs):
-        batches = list(_batches(total_rows, schedule.batch_rows, order, share, targets.device))
-        loss, saturated = _train_epoch(stage, optimizer, targets, residual, alpha, temperature, batches, share)
+        total, saturated = 0.0, 0.0
+        for pieces in mini_batches(rows, schedule.batch_rows, order, share, targets.device):
+            parts = list(_gradients(stage, targets, residual, alpha, temperature, pieces))
+            loss, units = _step(stage, optimizer, sums, parts)
+            total, saturated = total + loss, saturated + units
+        loss = total / rows
         stale = 0 if loss < best * (1 - schedule.min_improvement) else stale + 1
         best = min(best, loss)
-        if saturated < schedule.max_saturated:
+        if saturated / (rows * bits) < schedule.max_saturated:
             temperature *= schedule.temperature_growth
         elif stale >= schedule.patience:
             break
     return stage
 
 
-def _batches(
-    total_rows: int, batch_rows: int, order: torch.Generator, share: RowShare, device: torch.device
-) -> Iterator[Tensor]:
-    """This process's rows of each mini-batch of an epoch, some perhaps empty."""
-    held = torch.full((total_rows,), -1)
-    places = share.places(total_rows, device)
-    held[places] = torch.arange(len(places))
-    for batch in torch.randperm(total_rows, generator=order).split(batch_rows):
-        rows = held[batch]
-        yield rows[rows >= 0]
-
-
-def _train_epoch(
-    stage: BinaryStage,
-    optimizer: torch.optim.Optimizer,
-    targets: Tensor,
-    residual: Tensor,
-    alpha: float,
-    temperature: float,
-    batches: list[Tensor],
-    share: RowShare,
-) -> tuple[float, float]:
-    """One pass over the rows; returns the mean loss and the mean share of saturated units."""
-    total, saturated = 0.0, 0.0
-    for chosen in batches:
+def _gradients(
+    stage: BinaryStage, targets: Tensor, residual: Tensor, alpha: float, temperature: float, pieces: list[Tensor]
+) -> Iterator[list[Tensor]]:
+    """Sums over the rows of each piece: gradients of all parameters, losses, saturated units, and rows."""
+    products = pieces if targets.device.type == "cpu" or not pieces else [torch.cat(pieces)]
+    for chosen in products:
         rows, left_over = targets[chosen], residual[chosen]
-        reconstructed, saturated_share = stage(left_over, temperature)
-        losses = direction_aware_loss(rows, rows - left_over + reconstructed, alpha)
-        loss = losses.mean() if len(chosen) else losses.sum()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        values = _averaged(stage, torch.stack([loss.detach(), saturated_share]), len(chosen), share)
-        optimizer.step()
-        total, saturated = total + values[0], saturated + values[1]
-    return total / len(batches), saturated / len(batches)
+        reconstructed, saturated = stage(left_over, temperature)
+        loss = direction_aware_loss(rows, rows - left_over + reconstructed, alpha).sum()
+        gradients = torch.autograd.grad(loss, list(stage.parameters()))
+        yield [*gradients, loss.detach(), saturated, loss.new_tensor(len(chosen))]
 
 
-def _averaged(stage: BinaryStage, values: Tensor, rows: int, share: RowShare) -> list[float]:
-    """Averages gradients, in place, and values over the rows of all processes."""
-    if share.count == 1:
-        return values.tolist()
-    gradients = [parameter.grad for parameter in stage.parameters() if parameter.grad is not None]
-    flat = torch.cat([*(gradient.flatten() for gradient in gradients), values.nan_to_num()]).double()
-    sums = share.reduce(torch.cat([flat * rows, flat.new_tensor([rows])]))
-    means = sums[:-1] / sums[-1]
-    start = 0
-    for gradient in gradients:
-        gradient.copy_(means[start : start + gradient.numel()].view_as(gradient))
-        start += gradient.numel()
-    return means[start:].tolist()
+def _step(
+    stage: BinaryStage, optimizer: torch.optim.Optimizer, sums: ExactSums, parts: list[list[Tensor]]
+) -> tuple[float, float]:
+    """A step along the mean gradient of all processes' rows; returns the sums of losses and of saturated units."""
+    parameters = list(stage.parameters())
+    scalar = parameters[0].new_zeros(())
+    *gradients, loss, saturated, rows = sums(parts, [*parameters, scalar, scalar, scalar])
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = (gradient / rows).float()
+    optimizer.step()
+    return float(loss), float(saturated)
