@@ -1,5 +1,6 @@
 """compress_table: a dense table and a LightTokenConfig become a CompressedTable. Knows no model."""
 
+import copy
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -8,7 +9,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .coding.allocation import TierPlan, frequency_weights, plan_tiers, predicted_error
+from .coding.allocation import (
+    TierPlan,
+    choose_rank,
+    frequency_weights,
+    plan_tiers,
+    predicted_error,
+    spectrum_left,
+)
 from .coding.budget import BudgetError, StageSplit, even_stages, plan_equal
 from .coding.encode import EncodeOptions, Progress, encode
 from .coding.journal import NO_JOURNAL, Journal
@@ -81,6 +89,9 @@ def compress_table(
     check_finite(table, share)
     frequencies = checked_frequencies(frequencies, table.shape[0])
     metric = None if metric is None else _checked_metric(metric, table.shape[1])
+    if nested_in is not None:
+        config = copy.copy(config)
+        config.rank = nested_in.plan.rank
     plan, depths = plan_table(table, config, exact_ids, frequencies, metric, share)
     options = EncodeOptions(
         solver=config.solver,
@@ -120,16 +131,20 @@ def plan_table(
     if template.row_scale_bits == 0 or config.code_bits is not None:
         return plan_equal(template, config.compression_ratio, config.code_bits, _split(config)), depths
     eigenvalues, norms = _eigenvalues_and_norms(table, metric, share)
+    if config.rank is None:
+        template = replace(template, rank=choose_rank(template, config.compression_ratio, eigenvalues))
+    left = spectrum_left(eigenvalues, template.rank)
+    kept = float(left.sum() / eigenvalues.sum().clamp(min=1e-30))
     candidates: list[TierPlan] = []
     problem: BudgetError | None = None
     for bits in _ROW_SCALE_BITS:
         scaled = replace(template, row_scale_bits=bits)
         try:
-            planned = _plan(scaled, depths, config, exact, frequencies, eigenvalues)
+            planned = _plan(scaled, depths, config, exact, frequencies, left)
         except BudgetError as error:
             problem = error
         else:
-            candidates.append(replace(planned, loss=planned.loss + scale_error(norms, bits)))
+            candidates.append(replace(planned, loss=planned.loss * kept + scale_error(norms, bits)))
     if problem is not None and not candidates:
         raise problem
     chosen = min(candidates, key=lambda candidate: candidate.loss)

@@ -37,7 +37,8 @@ class LightTokenConfig(QuantizationConfigMixin):
     Args:
         compression_ratio: float32 bytes of the table over all bytes that replace it, at least this much (counted as in
             Wang et al. 2023). Ignored where `code_bits` is given.
-        rank: rank of the low-rank part. None is 0: at these ratios its bytes are better spent on code bits.
+        rank: rank of the low-rank part. None chooses it by predicted error, and is 0 where `code_bits` are given or the
+            solver is "paper": most tables spend these bytes better on code bits.
         code_bits: bits per token of the base code; None fills the byte budget of `compression_ratio`.
         num_stages: stages of the code, all of about the same size. None makes stages of about 64 bits for "paper", and
             stages that each double the code for "refined", so that it can be cut smaller (see `coding.nested`).

@@ -55,6 +55,29 @@ def test_paper_mode_has_its_low_rank_part_and_stages_and_no_row_scales():
     assert (plan.rank, len(plan.stage_bits), plan.row_scale_bits, plan.decoder_dtype) == (2, 3, 0, "float16")
 
 
+def few_strong_components(rows=ROWS, dim=DIM):
+    generator = torch.Generator().manual_seed(4)
+    strong = torch.randn(rows, 2, generator=generator) @ torch.randn(2, dim, generator=generator)
+    return strong + 0.01 * torch.randn(rows, dim, generator=generator)
+
+
+@pytest.mark.parametrize("tiers", ["auto", "equal"])
+def test_the_planner_chooses_a_rank_where_a_few_components_outweigh_all_others(tiers):
+    dense, config = few_strong_components(), LightTokenConfig(compression_ratio=12.0, tiers=tiers)
+    without = LightTokenConfig(compression_ratio=12.0, tiers=tiers, rank=0)
+    table, plain = (compress_table(dense, each, frequencies=zipf()) for each in (config, without))
+    assert (table.plan.rank, plain.plan.rank) == (2, 0)
+    assert table.plan.ratio >= 12
+    assert relative_error(table, dense) < 0.8 * relative_error(plain, dense)
+    assert plan_table(matrix(), config)[0].rank == 0
+
+
+def test_a_cut_has_the_rank_of_the_code_that_it_is_cut_from():
+    dense = few_strong_components()
+    whole = compress_table(dense, LightTokenConfig(compression_ratio=12.0, rank=1))
+    assert compress_table(dense, LightTokenConfig(compression_ratio=16.0), nested_in=whole).plan.rank == 1
+
+
 def test_a_metric_lowers_its_own_error():
     dense, metric = matrix(), torch.diag(torch.linspace(0.1, 2, DIM))
 

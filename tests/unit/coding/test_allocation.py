@@ -1,10 +1,11 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from transformers_lighttoken.coding.allocation import frequency_weights, plan_tiers
+from transformers_lighttoken.coding.allocation import choose_rank, frequency_weights, plan_tiers, spectrum_left
 from transformers_lighttoken.coding.budget import BudgetError, gaussian_distortion, plan_equal
 from transformers_lighttoken.coding.plan import CodingPlan, Tier
 from transformers_lighttoken.coding.tier_index import encode_depths
@@ -94,3 +95,16 @@ def test_weights_are_shares_and_give_up_no_row():
 def test_an_impossible_ratio_is_refused():
     with pytest.raises(BudgetError, match="ask for at most"):
         plan(10**6)
+
+
+def test_a_low_rank_part_takes_its_components_out_of_the_spectrum():
+    left = spectrum_left(SPECTRUM.flip(0), 2)
+    assert left.tolist() == pytest.approx([*(SPECTRUM[:2] * 1.3e-4).tolist(), *SPECTRUM[2:].tolist()])
+    assert float(SPECTRUM[0]) == 1.0
+
+
+@pytest.mark.parametrize(("strong", "rank"), [(0, 0), (1, 1), (2, 2), (4, 4)])
+def test_the_rank_is_that_of_the_components_that_stand_out(strong, rank):
+    spectrum = torch.full((DIM,), 1e-4)
+    spectrum[:strong] = 1.0
+    assert choose_rank(replace(TEMPLATE, num_exact=0, index_bytes=0), 8.0, spectrum) == rank
