@@ -10,6 +10,7 @@ import math
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -30,14 +31,19 @@ ROOT = Path(__file__).parents[2]
 WORKER = "tests.benchmarks.distributed_worker"
 TARGETS = {"speed-up": 1.7, "memory": 0.65}
 GIB = 2**30
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def command_of(source: Path, output: Path, processes: int, ratio: float) -> list[str]:
+    """The command that compresses a checkpoint."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] * (processes > 1)
+    return [sys.executable, *launcher, "-m", WORKER, str(source), str(output), str(ratio)]
 
 
 def run(source: Path, output: Path, processes: int, ratio: float) -> list[dict[str, Any]]:
     """Compresses a checkpoint; what each process measured."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] * (processes > 1)
-    command = [sys.executable, *launcher, "-m", WORKER, str(source), str(output), str(ratio)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    command = command_of(source, output, processes, ratio)
+    done = subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(done.stderr[-2000:])
     return [json.loads(Path(f"{output}-{index}.json").read_text()) for index in range(processes)]
@@ -88,16 +94,30 @@ def speed_and_memory(folder: Path, rows: int, dim: int, ratio: float) -> None:
 
 
 def exchanged(folder: Path) -> None:
-    """Bytes that each process hands over in a round of refinement, and in all, for tables of more and more rows."""
+    """Bytes that each process hands over, in a round of refinement and by gathering, against what the model says."""
     found = []
     for rows in (8192, 16384, 32768):
         source = checkpoint(folder / f"table-{rows}-64", rows, 64)
-        facts = run(source, folder / "out", 2, 25.0)[0]
-        shutil.rmtree(folder / "out")
-        found.append((rows, facts["code_bits"], facts["last_round_bytes"], model_of_round(facts["code_bits"], 64),
-                      facts["all_bytes"]))  # fmt: skip
-    print("\nBytes exchanged by a process, tables of V x 64\n")
-    print_table(("V", "code bits m", "a joint round", "8 m (m + d + 1)", "the whole run"), found)
+        for processes in (1, 2):
+            facts = run(source, folder / "out", processes, 25.0)[0]
+            shutil.rmtree(folder / "out")
+            bits = facts["code_bits"]
+            of_round = model_of_round(bits, 64) if processes > 1 else 0
+            gathered = model_of_gathering(rows, bits, processes)
+            found.append((rows, bits, processes, facts["last_round_bytes"], of_round, facts["gathered_bytes"], gathered,
+                          facts["all_bytes"], traffic(rows, 64, bits, processes)))  # fmt: skip
+    print("\nBytes exchanged by a process, tables of V x 64, and what the model says\n")
+    header = (
+        "V",
+        "code bits m",
+        "processes",
+        "a joint round",
+        "8 m (m + d + 1)",
+        "gathered",
+        "by the model",
+        "the whole run",
+    )
+    print_table((*header, "by the model"), found)
 
 
 def model_of_round(bits: int, dim: int) -> int:
@@ -105,30 +125,32 @@ def model_of_round(bits: int, dim: int) -> int:
     return 8 * bits * (bits + dim + 1)
 
 
-def killed(folder: Path, times: int) -> None:
-    """Kills runs at random moments, goes on, and compares the bytes."""
-    source = checkpoint(folder / "table-9000-32", 9000, 32)
+def killed(folder: Path, times: int, processes: int) -> None:
+    """Kills all processes of runs at random moments, goes on, and compares the bytes and what lies beside them."""
+    source, name = checkpoint(folder / "table-9000-32", 9000, 32), f"whole-{processes}"
     start = time.perf_counter()
-    run(source, folder / "whole", 1, 8.0)
+    run(source, folder / name, processes, 8.0)
     duration = time.perf_counter() - start
-    expected, chance = file_contents(folder / "whole"), random.Random(0)
-    same, kills = 0, 0
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    expected, chance = file_contents(folder / name), random.Random(0)
+    same, kills, left = 0, 0, 0
     for number in range(times):
-        output = folder / f"killed-{number}"
-        command = [sys.executable, "-m", WORKER, str(source), str(output), "8.0"]
-        process = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL)
+        output = folder / f"killed-{processes}-{number}"
+        command = command_of(source, output, processes, 8.0)
+        launched = subprocess.Popen(command, env=ENVIRONMENT, cwd=ROOT, stderr=subprocess.DEVNULL, process_group=0)
         try:
-            process.wait(duration * chance.uniform(0.3, 1.0))
+            launched.wait(duration * chance.uniform(0.3, 1.0))
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            os.killpg(launched.pid, signal.SIGKILL)
+            launched.wait()
             kills += 1
-            if not output.exists():
-                run(source, output, 1, 8.0)
+            partial = output.with_name(f".{output.name}.partial")
+            if partial.exists() or not output.exists():
+                run(source, output, processes, 8.0)
+            left += partial.exists()
         same += file_contents(output) == expected
     print(
-        f"\n{kills} of {times} runs killed with SIGKILL at random moments: {same} of {times} ended with the same bytes"
+        f"\n{processes} process(es): {kills} of {times} runs killed with SIGKILL at random moments; {same} of {times} "
+        f"ended with the same bytes, {left} left files behind"
     )
 
 
@@ -142,19 +164,30 @@ def work(rows: int, dim: int, bits: int, processes: int) -> list[float]:
     return [share * bits, share * bits * (bits + dim), bits**3 + dim**3, 1.0]
 
 
-def traffic(dim: int, bits: int, processes: int) -> float:
-    """Bytes that a process hands over in the rounds of refinement; a ring sends twice that in all."""
-    return 0.0 if processes == 1 else float(_ROUNDS * model_of_round(bits, dim))
+def model_of_gathering(rows: int, bits: int, processes: int) -> float:
+    """Bytes that a process hands over as its share of what is gathered once.
+
+    For each row: its code, its norm in float32 for each of the two plans (the first only checks the request), its scale
+    in float32, and its cosine in float64.
+    """
+    return 0.0 if processes == 1 else rows / processes * (bits / 8 + _GATHERED_PER_ROW)
 
 
-_ROUNDS = 20  # joint ones and, each of fewer bits, those of single stages
+def traffic(rows: int, dim: int, bits: int, processes: int) -> float:
+    """Bytes that a process hands over for the rounds of refinement and what is gathered; a ring sends twice that."""
+    of_rounds = 0.0 if processes == 1 else float(_ROUNDS * model_of_round(bits, dim))
+    return of_rounds + model_of_gathering(rows, bits, processes)
+
+
+_GATHERED_PER_ROW = 2 * 4 + 4 + 8
+_ROUNDS = 15  # joint ones, and those of single stages, of fewer bits, as parts of one
 _BANDWIDTH = 1e9
 
 
 def cost(rows: int, dim: int, bits: int, processes: int, prices: Sequence[float]) -> float:
     """Seconds: the work at its prices, and the traffic at 1 GB/s."""
     done = sum(amount * price for amount, price in zip(work(rows, dim, bits, processes), prices, strict=True))
-    return done + 2 * traffic(dim, bits, processes) / _BANDWIDTH
+    return done + 2 * traffic(rows, dim, bits, processes) / _BANDWIDTH
 
 
 def model(folder: Path) -> None:
@@ -184,7 +217,7 @@ def model(folder: Path) -> None:
         bits = round(1.2 * dim)
         for processes in (1, 2, 8, 64):
             share = math.ceil(rows / processes) * (2 * 4 * dim + bits) / GIB
-            exchange = traffic(dim, bits, processes) / GIB
+            exchange = traffic(rows, dim, bits, processes) / GIB
             rows_of_table.append(
                 (rows, dim, bits, processes, cost(rows, dim, bits, processes, prices), exchange, share)
             )
@@ -209,7 +242,8 @@ def main() -> None:
         if "exchange" in chosen.parts:
             exchanged(folder)
         if "kill" in chosen.parts:
-            killed(folder, chosen.kills)
+            killed(folder, chosen.kills, 1)
+            killed(folder, chosen.kills, 2)
         if "model" in chosen.parts:
             model(folder)
 
