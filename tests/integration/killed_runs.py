@@ -1,7 +1,7 @@
 """Runs that kill themselves at a given step, and go on afterwards. Used by test_resume.py, in processes of its own.
 
-The arguments are source, output, the config as JSON, and the moments: `what:done` kills at that
-step, `put in place` kills once the output has got its name, and `end` lets the run finish.
+The arguments are source, output, the config as JSON, and the moments: `what:done` kills at that step, `in place` when
+the output has its name and nothing is cleared up yet, `end` lets the run finish.
 """
 
 import json
@@ -11,17 +11,15 @@ import sys
 from pathlib import Path
 
 from transformers_lighttoken import LightTokenConfig
+from transformers_lighttoken.checkpoint import output as output_module
 from transformers_lighttoken.checkpoint.compress import compress_checkpoint
 from transformers_lighttoken.distributed import launched_accelerator
 
 STEPS = "steps.json"
-RENAME = os.rename
 
 
 def run(source: str, output: str, config: LightTokenConfig, moment: str, victim: int) -> None:
     steps: list[tuple[str, int]] = []
-    if moment == "put in place":
-        os.rename = rename_and_die
 
     with launched_accelerator("cpu") as accelerator:
         index = 0 if accelerator is None else accelerator.process_index
@@ -31,15 +29,14 @@ def run(source: str, output: str, config: LightTokenConfig, moment: str, victim:
             if moment == f"{what}:{done}" and index == victim:
                 os.kill(os.getpid(), signal.SIGKILL)
 
+        def in_place(folder: Path) -> None:
+            if moment == "in place" and folder == Path(output).parent and index == victim:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        output_module._flush_entry = in_place  # called for the parent folder after the last renaming
         compress_checkpoint(source, output, config, progress=follow, accelerator=accelerator)
     if index == 0:
         Path(output + "-" + STEPS).write_text(json.dumps(steps))
-
-
-def rename_and_die(old: str | Path, new: str | Path) -> None:
-    RENAME(old, new)
-    if Path(old).name == "content":
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def main() -> None:

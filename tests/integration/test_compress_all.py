@@ -3,16 +3,18 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file, save_file
+from huggingface_hub import HfApi
 
-from tests.checkpoints import SMALL, file_contents, save_dense
+from tests.checkpoints import SMALL, file_contents, save_dense, write_config
 from tests.command_line import run_command
+from tests.hub_server import HubServer
+from tests.integration.sample_model import upload
 from transformers_lighttoken import LightTokenConfig
 from transformers_lighttoken.checkpoint.compress import compress_checkpoint
 from transformers_lighttoken.checkpoint.compress_all import Job, _assigned, compress_all
@@ -53,20 +55,39 @@ def test_a_failure_does_not_stop_the_others(
     assert "is not empty" in other.json["jobs"][0]["error"]
 
 
-def test_an_output_of_another_source_is_not_taken_for_done(sources: list[Path], tmp_path: Path) -> None:
-    config = LightTokenConfig(4.0, metric="plain")
-    job = Job(str(sources[0]), str(tmp_path / "out"), config)
-    assert [result.status for result in compress_all([job])] == ["done"]
-    made = file_contents(tmp_path / "out")
-    copy = shutil.copytree(sources[0], tmp_path / "copy")
-    assert compress_all([replace(job, source=str(copy))])[0].status == "skipped"
-    tensors = load_file(copy / "model.safetensors")
-    head = next(name for name in tensors if "dense.weight" in name)
-    save_file({**tensors, head: tensors[head] + 1}, copy / "model.safetensors", metadata={"format": "pt"})
-    other = compress_all([replace(job, source=str(copy))])[0]
-    assert other.status == "failed"
-    assert "is not empty" in other.error
-    assert file_contents(tmp_path / "out") == made
+def test_an_output_of_another_source_is_not_taken_for_this_one(
+    sources: list[Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    jobs, config = tmp_path / "jobs.txt", ["--metric", "plain", "--json"]
+    jobs.write_text(f"{sources[0]} {tmp_path}/out 4\n")
+    assert run_command(capfd, "compress-all", jobs, *config).json["done"] == 1
+    copied = shutil.copytree(sources[0], tmp_path / "copy")
+    jobs.write_text(f"{copied} {tmp_path}/out 4\n")
+    assert run_command(capfd, "compress-all", jobs, *config).json["skipped"] == 1
+    weights = bytearray((copied / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copied / "model.safetensors").write_bytes(weights)  # same names, shapes and sizes
+    for source in (copied, sources[1]):
+        jobs.write_text(f"{source} {tmp_path}/out 4\n")
+        result = run_command(capfd, "compress-all", jobs, *config)
+        assert result.status == 1
+        assert "the same settings, but from another source" in result.json["jobs"][0]["error"]
+
+
+def test_a_new_commit_is_another_source(
+    hub_here: HubServer, hub_api: HfApi, sources: list[Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    upload(hub_api, sources[0])
+    jobs = tmp_path / "jobs.txt"
+    jobs.write_text(f"alice/model {tmp_path}/out 4\n")
+    assert run_command(capfd, "compress-all", jobs, "--metric", "plain", "--json").json["done"] == 1
+    hub_here.log.clear()
+    assert run_command(capfd, "compress-all", jobs, "--metric", "plain", "--json").json["skipped"] == 1
+    assert not list(hub_here.log.of("download"))
+    write_config(sources[0], my_own_key="second")
+    upload(hub_api, sources[0])
+    result = run_command(capfd, "compress-all", jobs, "--metric", "plain", "--json")
+    assert "from another source or from alice/model before it changed" in result.json["jobs"][0]["error"]
 
 
 def test_each_checkpoint_has_a_log(sources: list[Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -82,6 +103,36 @@ def test_each_checkpoint_has_a_log(sources: list[Path], tmp_path: Path, capfd: p
     with pytest.raises(ValueError, match="the same log 'y/out'"):
         compress_all(same, log=tmp_path / "others")
     assert not (tmp_path / "others").exists()
+
+
+def test_ctrl_c_sums_up_what_was_finished(sources: list[Path], tmp_path: Path) -> None:
+    jobs = tmp_path / "jobs.txt"
+    jobs.write_text("\n".join(f"{sources[0]} {tmp_path}/out{number} 4" for number in range(20)))
+    command = [
+        sys.executable,
+        "-m",
+        "transformers_lighttoken",
+        "compress-all",
+        str(jobs),
+        "--metric",
+        "plain",
+        "--json",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    run = subprocess.Popen(
+        command, env=environment, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert run.stderr is not None
+    while "done: " not in run.stderr.readline():
+        assert run.poll() is None
+    run.send_signal(signal.SIGINT)
+    out, _ = run.communicate(timeout=120)
+    assert run.returncode == 130
+    facts = json.loads(out)
+    assert 1 <= facts["done"] < 20
+    assert facts["failed"] == 0
+    assert len(facts["jobs"]) == facts["done"]
+    assert not list(tmp_path.glob("out*/*.tmp"))
 
 
 def test_a_source_that_cannot_even_be_looked_for_fails_alone(

@@ -49,7 +49,8 @@ def names(folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("config", "moments", "first"),
     [
-        ({"code_bits": 100}, [f"{ROUNDS}:2", f"{ROUNDS}:3", f"{ROUNDS}:4", f"{ROUNDS}:5", f"{ROUNDS}:8"], [ROUNDS, 9]),
+        # stages of 50 and 50 bits: rounds 1 to 3, 4 to 6, and 7 to 14 for both together
+        ({"code_bits": 100}, [f"{ROUNDS}:{number}" for number in (2, 3, 4, 5, 6, 8)], [ROUNDS, 9]),
         ({"code_bits": 100}, ["writing (MiB):1"], ["writing (MiB)", 1]),
         (
             {"code_bits": 12, "num_stages": 3, "solver": "paper", "tiers": "equal"},
@@ -68,22 +69,48 @@ def test_killed_runs_go_on_and_end_with_the_same_bytes(
     assert names(output.parent) == ["dense", "output", "whole"]
 
 
-def test_a_run_killed_with_its_output_in_place_is_complete_and_cleared(source: Path, output: Path) -> None:
-    config = LightTokenConfig(code_bits=8)
-    go(source, output, {"code_bits": 8}, "put in place")
+@pytest.mark.parametrize("settings", ["whole", "removed already"])
+def test_a_run_killed_when_the_output_is_in_place_is_only_cleared_up(source: Path, output: Path, settings: str) -> None:
+    go(source, output, {"code_bits": 8}, "in place")
     assert names(output.parent) == [".output.partial", "dense", "output"]
-    put = file_contents(output)
-    with pytest.raises(OutputError, match="exists and is not empty"):
+    if settings == "removed already":
+        (output.parent / ".output.partial" / "state" / "settings.json").unlink()
+    made = file_contents(output)
+    with pytest.raises(OutputError, match="is not empty"):
         compress_checkpoint(source, output, LightTokenConfig(code_bits=8, seed=1))
-    assert names(output.parent) == [".output.partial", "dense", "output"]
     steps: list[tuple[str, int, int]] = []
+    config = LightTokenConfig(code_bits=8)
     report = compress_checkpoint(source, output, config, progress=lambda *step: steps.append(step))
     assert steps == []
+    assert report.tables[0].plan.code_bits == 8
+    assert file_contents(output) == made
     assert names(output.parent) == ["dense", "output"]
-    assert file_contents(output) == put
-    assert report.to_dict() == compress_checkpoint(source, output.with_name("whole"), config).to_dict()
-    with pytest.raises(OutputError, match="exists and is not empty"):
+    compress_checkpoint(source, output.with_name("whole"), config)
+    assert made == file_contents(output.with_name("whole"))
+    with pytest.raises(OutputError, match="is not empty"):
         compress_checkpoint(source, output, config)
+
+
+def test_a_changed_source_is_refused_unless_started_afresh(source: Path, output: Path) -> None:
+    go(source, output, {"code_bits": 8}, f"{ROUNDS}:2")
+    before = (source / "model.safetensors").stat()
+    content = bytearray((source / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (source / "model.safetensors").write_bytes(content)
+    os.utime(source / "model.safetensors", ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(OutputError, match=r"\(the files of the source have changed\).*--restart"):
+        compress_checkpoint(source, output, LightTokenConfig(code_bits=8))
+    compress_checkpoint(source, output, LightTokenConfig(code_bits=8), restart=True)
+    assert names(output.parent) == ["dense", "output"]
+
+
+def test_a_copied_source_is_the_same(source: Path, output: Path) -> None:
+    go(source, output, {"code_bits": 8}, f"{ROUNDS}:2")
+    source = source.rename(source.with_name("moved"))
+    (source / "model.safetensors").touch()
+    steps: list[tuple[str, int, int]] = []
+    compress_checkpoint(source, output, LightTokenConfig(code_bits=8), progress=lambda *step: steps.append(step))
+    assert steps[0][:2] == (ROUNDS, 3)
 
 
 def test_a_log_that_cannot_be_written_does_not_stop_the_run(
@@ -183,8 +210,8 @@ def test_two_processes_go_on_and_end_with_the_bytes_of_one(tmp_path: Path) -> No
     )
     model.save_pretrained(tmp_path / "dense")
     assert VOCAB < 4096 < 6000  # two blocks of rows
-    source, output, config = tmp_path / "dense", tmp_path / "output", {"code_bits": 40, "metric": "plain"}
-    assert go(source, output, config, f"{ROUNDS}:4", processes=2) != 0
+    source, output, config = tmp_path / "dense", tmp_path / "output", {"code_bits": 100, "metric": "plain"}
+    assert go(source, output, config, f"{ROUNDS}:4", processes=2) != 0  # inside the second stage
     assert names(tmp_path) == [".output.partial", "dense"]
     assert go(source, output, config, "end", processes=2) == 0
     assert steps_of(output)[0] == [ROUNDS, 5]

@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -10,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..coding.encode import Progress
-from ..coding.table import CompressedTable, digest_of
+from ..coding.table import CompressedTable
 from ..config import FORMAT_VERSION, LightTokenConfig
 from ..distributed import Processes
 from ..modeling.checkpoint import checkpoint_digest
@@ -26,12 +24,12 @@ from ..progress import progress_bars
 from ..report import CompressionReport, compression_report
 from ..version import __version__
 from .code_table import TableCoder
-from .compressed import is_made_from
 from .files import WEIGHTS, WEIGHTS_INDEX
-from .output import clear_left_over, left_by_killed_run, new_folder, refuse_inside, state_folder
+from .origin import origin_of, recorded_origin, source_facts
+from .output import clear_up, is_left_behind, new_folder, refuse_inside, refuse_taken, state_folder
 from .run_log import RunLog
 from .source import refuse_quantized, resolve_source
-from .state import has_settings, open_state, remove_state
+from .state import open_state, remove_state
 from .tables import TableSource, build_skeleton, find_tables
 from .tensor_file import DTYPES, NewTensor
 from .weights import convert_weights, read_weights
@@ -95,11 +93,11 @@ def compress_checkpoint(
     with processes.agreed():
         refuse_quantized(found)
         refuse_inside(output, found.folder)
-    inside = {"subfolder": subfolder} if subfolder else {}
-    identity = processes.on_main(found.identity) | inside
-    origin = _origin(identity, torch_device, frequencies, calibration)
-    settings = {**config.to_dict(), **origin, "files": _files(found.folder), "processes": processes.count}
-    if processes.on_main(lambda: _was_put_in_place(output, config, origin, settings)):
+    left_behind = processes.on_main(lambda: _check_output(output))
+    facts = processes.on_main(lambda: source_facts(found, subfolder))
+    origin = origin_of(facts, torch_device, frequencies, calibration)
+    settings = {**config.to_dict(), **origin, "processes": processes.count}
+    if left_behind and processes.on_main(lambda: _complete(output, config, origin)):
         return processes.on_main(lambda: compression_report(output))
     with ExitStack() as stack, progress_bars(progress, shown=processes.is_main) as shown:
         report = RunLog(shown, None if log is None else Path(log).expanduser(), processes)
@@ -133,20 +131,20 @@ def _device_of(processes: Processes, device: str) -> torch.device:
     return processes.device if device == "auto" and processes.device is not None else resolve_device(device)
 
 
-def _files(folder: Path) -> list[list[str | int]]:
-    """Name, size and time of each file, so that a folder that changes while a run is stopped is noticed."""
-    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
-    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+def _check_output(output: str | os.PathLike[str]) -> bool:
+    """Whether a killed run has left something beside a finished output; without that there may be no output."""
+    left_behind = is_left_behind(output)
+    if not left_behind:
+        refuse_taken(output)
+    return left_behind
 
 
-def _was_put_in_place(
-    output: str | os.PathLike[str], config: LightTokenConfig, origin: Mapping[str, Any], settings: Mapping[str, Any]
-) -> bool:
-    """Whether a run with these settings was killed after its output was complete; clears what it has left."""
-    left = left_by_killed_run(output)
-    if left is None or not has_settings(left, settings) or not is_made_from(output, config, origin):
+def _complete(output: str | os.PathLike[str], config: LightTokenConfig, origin: Mapping[str, Any]) -> bool:
+    """Clears up after a run that was killed when its output was in place; False if that is of another run."""
+    recorded = recorded_origin(output, config)
+    if recorded is None or any(recorded.get(name) != value for name, value in origin.items()):
         return False
-    clear_left_over(output)
+    clear_up(output)
     return True
 
 
@@ -217,26 +215,3 @@ def record_tables(
     recorded.format_version, recorded.plugin_version = FORMAT_VERSION, __version__
     recorded.provenance = {**origin, "tables": {name: facts for name, (_, facts) in results.items()}}
     return recorded
-
-
-def digest_of_text(passages: str | Sequence[str]) -> str:
-    """SHA-256 of a text, as "sha256:<hex>"."""
-    text = passages if isinstance(passages, str) else "\n".join(passages)
-    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
-
-
-def _origin(
-    identity: Mapping[str, str],
-    device: torch.device,
-    frequencies: Tensor | None,
-    calibration: str | Sequence[str] | None,
-) -> dict[str, Any]:
-    """What the tables were made from; of frequencies and text only the digest is kept."""
-    origin = {
-        **identity,
-        "device": device.type,
-        "frequencies": None if frequencies is None else digest_of({"frequencies": frequencies}),
-        "calibration": None if calibration is None else digest_of_text(calibration),
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-    }
-    return {key: value for key, value in origin.items() if value is not None}

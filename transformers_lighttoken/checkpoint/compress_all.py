@@ -11,9 +11,9 @@ from ..config import LightTokenConfig
 from ..distributed import Processes
 from ..progress import progress_bars
 from .compress import compress_checkpoint
-from .compressed import is_made_from
-from .files import CONFIG, list_files
-from .source import resolve_source
+from .files import list_files
+from .origin import present_facts, recorded_origin, same_source
+from .output import OutputError
 
 
 @dataclass(frozen=True)
@@ -124,11 +124,20 @@ def _do(job: Job, device: str, restart: bool, progress: Progress, log: Path | No
 
 
 def _is_done(job: Job) -> bool:
-    """Whether an earlier run has made the output from the same source with the same settings."""
-    if not (Path(job.output).expanduser() / CONFIG).is_file():
+    """Whether an earlier run has made the output from the same source with the same settings.
+
+    Raises:
+        OutputError: if it has made it with the same settings from another source, or another state of it.
+    """
+    origin = recorded_origin(job.output, job.config)
+    if origin is None:
         return False
-    origin: dict[str, str] = resolve_source(job.source, job.revision, job.subfolder).identity()
-    return is_made_from(job.output, job.config, origin | ({"subfolder": job.subfolder} if job.subfolder else {}))
+    if not same_source(origin, present_facts(job.source, job.revision, job.subfolder)):
+        raise OutputError(
+            f"{job.output} was made with the same settings, but from another source or from {job.source} before it "
+            "changed: remove it, or choose another output folder."
+        )
+    return True
 
 
 def _size(job: Job) -> int:
@@ -136,7 +145,7 @@ def _size(job: Job) -> int:
     try:
         folder = Path(job.source).expanduser()
         return sum((folder / name).stat().st_size for name in list_files(folder)) if folder.is_dir() else 0
-    except (OSError, RuntimeError):  # no permission, a name too long, the home of an unknown user
+    except (OSError, RuntimeError, ValueError):  # no permission, a name too long or with a null byte, an unknown home
         return 0
 
 
@@ -174,5 +183,5 @@ def _absolute(output: str) -> Path:
     """The folder that an output means; as it is written where that cannot be found out, which fails in its turn."""
     try:
         return Path(output).expanduser().resolve()
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError, ValueError):
         return Path(output)

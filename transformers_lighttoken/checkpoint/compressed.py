@@ -120,25 +120,6 @@ def read_compressed(folder: str | os.PathLike[str]) -> CompressedCheckpoint:
     return CompressedCheckpoint(Source(path, raw), config, weights, tables)
 
 
-def is_made_from(folder: str | os.PathLike[str], config: LightTokenConfig, origin: Mapping[str, Any]) -> bool:
-    """Whether a folder holds what a config made of a source.
-
-    Args:
-        folder: perhaps of a compressed checkpoint.
-        config: how it should have been compressed.
-        origin: what should be recorded of its source: all of it, and no subfolder but the one it names.
-    """
-    try:
-        made = read_compressed(folder).config
-    except (ValueError, OSError, RuntimeError):
-        return False
-    recorded = {"subfolder": None, **(made.provenance or {})}
-    settings = made.to_dict()
-    return all(settings.get(name) == value for name, value in config.to_dict().items()) and all(
-        recorded.get(name) == value for name, value in {"subfolder": None, **origin}.items()
-    )
-
-
 def _read_quantization(quantization: dict[str, Any]) -> LightTokenConfig:
     try:
         return LightTokenConfig.from_dict(quantization)

@@ -21,9 +21,10 @@ from ..modeling.checkpoint import matching_name
 from ..modeling.heal import HealingOptions, HealingResult, heal_model
 from ..modeling.sites import owners
 from ..progress import progress_bars
-from .compress import digest_of_text, record_tables, resolve_device
+from .compress import record_tables, resolve_device
 from .compressed import CompressedCheckpoint, read_compressed
 from .histogram import cosine_histogram
+from .origin import digest_of_text
 from .output import OutputError, recover_folder, replaced_folder
 from .source import Source, SourceError, refuse_quantized, resolve_source
 from .tables import build_skeleton

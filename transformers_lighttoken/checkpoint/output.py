@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import FileLock, Timeout
 
 _CONTENT = "content"
 _STATE = "state"
@@ -34,16 +34,12 @@ def new_folder(output: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         OutputError: if the output is there already, or another run is writing it.
     """
-    target = Path(output).expanduser().resolve()
+    target, working = _places(output)
+    if is_left_behind(output) and not has_state(working / _STATE):
+        clear_up(output)
     _check_free(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    working = _working_folder(target)
-    working.mkdir(exist_ok=True)
-    lock = FileLock(working / _LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise OutputError(f"another run is writing {target}: wait for it, or choose another output folder.") from None
+    lock = _locked(working, target)
     finished_stages = False
     try:
         content = working / _CONTENT
@@ -60,37 +56,58 @@ def new_folder(output: str | os.PathLike[str]) -> Iterator[Path]:
         finished_stages = not isinstance(error, (ValueError, TypeError)) and has_state(state_folder(content))
         raise
     finally:
-        _clear(working)
-        _let_go(lock, None if finished_stages else working)
+        if finished_stages:
+            _clear(working)
+            lock.release()
+        else:
+            _remove(working, lock)
 
 
-def left_by_killed_run(output: str | os.PathLike[str]) -> Path | None:
-    """The state folder that a killed run has left beside an output which is there already, or None."""
+def is_left_behind(output: str | os.PathLike[str]) -> bool:
+    """Whether a run may have been killed after it put the output in place, and before it had cleared up."""
+    target, working = _places(output)
+    return working.is_dir() and target.is_dir() and any(target.iterdir())
+
+
+def clear_up(output: str | os.PathLike[str]) -> None:
+    """Removes what a killed run has left beside an output.
+
+    Raises:
+        OutputError: if the run is still at work.
+    """
+    target, working = _places(output)
+    _remove(working, _locked(working, target))
+
+
+def _places(output: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """The output folder, and the one beside it in which a run works."""
     target = Path(output).expanduser().resolve()
-    state = _working_folder(target) / _STATE
-    return state if state.is_dir() and target.is_dir() and any(target.iterdir()) else None
+    return target, target.with_name(f".{target.name}.partial")
 
 
-def clear_left_over(output: str | os.PathLike[str]) -> None:
-    """Removes what a killed run has left beside an output, unless another run is using it."""
-    working = _working_folder(Path(output).expanduser().resolve())
+def _locked(working: Path, target: Path) -> FileLock:
+    """Takes the lock of a working folder, which is made if need be."""
+    working.mkdir(exist_ok=True)
     lock = FileLock(working / _LOCK, timeout=0)
-    with suppress(Timeout):
+    try:
         lock.acquire()
-        _let_go(lock, working)
+    except Timeout:
+        raise OutputError(f"another run is writing {target}: wait for it, or choose another output folder.") from None
+    return lock
 
 
-def _working_folder(target: Path) -> Path:
-    return target.with_name(f".{target.name}.partial")
-
-
-def _let_go(lock: BaseFileLock, working: Path | None) -> None:
-    """Removes the working folder, where one is given, before another run can take its lock; then frees the lock."""
-    if working is not None:
-        shutil.rmtree(working, ignore_errors=True)
+def _remove(working: Path, lock: FileLock) -> None:
+    """Removes a working folder; the lock is held until nothing but its own file is left."""
+    for path in working.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != _LOCK:
+            path.unlink(missing_ok=True)
+    with suppress(OSError):  # some systems keep open files
+        (working / _LOCK).unlink()
     lock.release()
-    if working is not None and os.name == "nt":  # a locked file cannot be removed there
-        shutil.rmtree(working, ignore_errors=True)
+    with suppress(OSError):  # another run may have begun in it
+        working.rmdir()
 
 
 def state_folder(folder: Path) -> Path:
@@ -155,6 +172,15 @@ def refuse_inside(output: str | os.PathLike[str], source: Path) -> None:
     """
     if Path(output).expanduser().resolve().is_relative_to(source.resolve()):
         raise OutputError(f"the output {output} lies inside the source {source}: choose a folder outside it.")
+
+
+def refuse_taken(output: str | os.PathLike[str]) -> None:
+    """Refuses an output that is there already.
+
+    Raises:
+        OutputError: if it is.
+    """
+    _check_free(_places(output)[0])
 
 
 def _check_free(target: Path) -> None:

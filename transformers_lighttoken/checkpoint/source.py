@@ -4,12 +4,13 @@ import glob
 import json
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
+from huggingface_hub import HfApi, ModelInfo, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
@@ -24,8 +25,8 @@ from .files import (
     files_beside_weights,
     list_files,
 )
-from .identity import checkpoint_identity
 
+_DOWNLOAD = "download the model"
 _SHARD = re.compile(r"(model|pytorch_model)-\d+-of-\d+\.(safetensors|bin)")
 
 
@@ -53,15 +54,9 @@ class Source:
         """Relative paths of the files that come along with the weights."""
         return files_beside_weights(list_files(self.folder))
 
-    def identity(self) -> dict[str, str]:
-        """What tells it from other checkpoints: repository and commit, or the digest of the files in a folder.
-
-        Raises:
-            OSError: if a file cannot be read.
-        """
-        if self.repo_id is not None and self.revision is not None:
-            return {"source": self.repo_id, "revision": self.revision}
-        return {"source_digest": f"sha256:{checkpoint_identity(self.folder)}"}
+    def used_files(self) -> list[str]:
+        """Relative paths of all files that a compressed checkpoint is made from."""
+        return _used_files(list_files(self.folder))
 
 
 def resolve_source(source: str | os.PathLike[str], revision: str | None = None, subfolder: str = "") -> Source:
@@ -77,14 +72,13 @@ def resolve_source(source: str | os.PathLike[str], revision: str | None = None, 
         HubError: if the Hub, or the connection to it, fails.
     """
     folder = Path(source).expanduser()
-    if not folder.exists() and not _is_repo_id(str(source)):
-        raise SourceError(f"there is no folder {str(source)!r}, and it is no name of a repository on the Hub either.")
     if folder.exists():
         if revision is not None:
             raise SourceError(f"revision {revision!r} is for repositories on the Hub, but {source} is a folder.")
         repo_id = commit = None
     else:
         repo_id = str(source)
+        _check_name(repo_id)
         folder = _download(repo_id, revision, subfolder)
         commit = folder.name
     if not folder.is_dir():
@@ -94,6 +88,18 @@ def resolve_source(source: str | os.PathLike[str], revision: str | None = None, 
         raise SourceError(f"{source} has no subfolder {subfolder!r}.")
     _check_model_files(_top(list_files(folder)), str(source))
     return Source(folder, read_config(folder), repo_id, commit)
+
+
+def find_commit(repo_id: str, revision: str | None = None, subfolder: str = "") -> str | None:
+    """The commit that a revision of a repository is now; nothing is downloaded.
+
+    Raises:
+        SourceError: if it is no name of a repository.
+        HubError: if the Hub fails, and there is no cached copy.
+    """
+    _check_name(repo_id)
+    info = _ask_hub(repo_id, revision, f"{subfolder.strip('/')}/" if subfolder else "")
+    return info.name if isinstance(info, Path) else info.sha
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -134,34 +140,39 @@ def refuse_quantized(source: Source) -> None:
     )
 
 
-def _is_repo_id(name: str) -> bool:
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return not name.startswith((".", "~"))
+def _check_name(source: str) -> None:
+    with suppress(HFValidationError):
+        validate_repo_id(source)
+        if not source.startswith((".", "~")):
+            return
+    raise SourceError(f"there is no folder {source!r}, and it is no name of a repository on the Hub either.")
 
 
 def _download(repo_id: str, revision: str | None, subfolder: str) -> Path:
     """The folder of a commit in the cache, named after it, with the files that are needed."""
-    action = "download the model"
     prefix = f"{subfolder.strip('/')}/" if subfolder else ""
-    try:
-        info = call_hub(action, repo_id, lambda: HfApi().model_info(repo_id, revision=revision))
-    except HubError as error:
-        cached = None if error.status else _cached(repo_id, revision, prefix)
-        if cached is None:
-            raise _with_folder_hint(error, repo_id) from None
-        return cached
+    info = _ask_hub(repo_id, revision, prefix)
+    if isinstance(info, Path):
+        return info
     all_names = [sibling.rfilename for sibling in info.siblings or []]
     names = [name.removeprefix(prefix) for name in all_names if name.startswith(prefix)]
     if not names:
         raise SourceError(f"{repo_id} has no subfolder {subfolder!r}.")
     _check_model_files(_top(names), repo_id)
-    wanted = [CONFIG, *_weight_files(names), *files_beside_weights(names)]
-    patterns = [glob.escape(prefix + name) for name in wanted]
+    patterns = [glob.escape(prefix + name) for name in _used_files(names)]
     download = partial(snapshot_download, repo_id, revision=revision, allow_patterns=patterns)
-    return Path(call_hub(action, repo_id, download))
+    return Path(call_hub(_DOWNLOAD, repo_id, download))
+
+
+def _ask_hub(repo_id: str, revision: str | None, prefix: str) -> ModelInfo | Path:
+    """What the Hub knows of a revision, or where it does not answer the folder of that commit in the cache."""
+    try:
+        return call_hub(_DOWNLOAD, repo_id, lambda: HfApi().model_info(repo_id, revision=revision))
+    except HubError as error:
+        cached = None if error.status else _cached(repo_id, revision, prefix)
+        if cached is None:
+            raise _with_folder_hint(error, repo_id) from None
+        return cached
 
 
 def _cached(repo_id: str, revision: str | None, prefix: str) -> Path | None:
@@ -174,6 +185,10 @@ def _cached(repo_id: str, revision: str | None, prefix: str) -> Path | None:
 def _with_folder_hint(error: HubError, repo_id: str) -> HubError:
     hint = f" There is no folder {repo_id!r} either." if "no such repository" in str(error) else ""
     return HubError(f"{error}{hint}", status=error.status, request_id=error.request_id)
+
+
+def _used_files(names: list[str]) -> list[str]:
+    return [CONFIG, *_weight_files(names), *files_beside_weights(names)]
 
 
 def _weight_files(names: list[str]) -> list[str]:

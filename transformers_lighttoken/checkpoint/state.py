@@ -49,7 +49,7 @@ def open_state(folder: Path, settings: Mapping[str, Any], restart: bool) -> bool
         now = json.loads(content)
         changed = [key for key in sorted(now.keys() | earlier.keys()) if now.get(key) != earlier.get(key)]
         if changed:
-            told = "; ".join(f"{key} was {_short(earlier.get(key))}, is {_short(now.get(key))}" for key in changed)
+            told = "; ".join(_difference(key, earlier.get(key), now.get(key)) for key in changed)
             raise SettingsError(
                 f"{folder.parent} holds a stopped run with other settings ({told}): go on with those, or start afresh "
                 "(restart=True, --restart)."
@@ -59,11 +59,6 @@ def open_state(folder: Path, settings: Mapping[str, Any], restart: bool) -> bool
     folder.mkdir(parents=True)
     _write(path, content.encode())
     return False
-
-
-def has_settings(folder: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether state files belong to a run with these settings."""
-    return _read_settings(folder / _SETTINGS) == json.loads(json.dumps(settings))
 
 
 def remove_state(folder: Path) -> None:
@@ -144,6 +139,12 @@ def _read_settings(path: Path) -> dict[str, Any] | None:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def _difference(key: str, before: Any, now: Any) -> str:
+    if key == "source_digest" and before and now:
+        return "the files of the source have changed"
+    return f"{key} was {_short(before)}, is {_short(now)}"
 
 
 def _short(value: Any) -> str:

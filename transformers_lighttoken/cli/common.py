@@ -24,13 +24,18 @@ def working() -> Iterator[None]:
         yield
 
 
+def is_main_process() -> bool:
+    """Whether this is the first, or the only, process that was launched."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextlib.contextmanager
 def going_on_later() -> Iterator[None]:
     """Ctrl-C ends a command that can go on later with a line that says so, and exit status 130 as in a shell."""
     try:
         yield
     except KeyboardInterrupt:
-        if os.environ.get("RANK", "0") == "0":
+        if is_main_process():
             sys.stderr.write("stopped; the same command goes on from the last finished stage\n")
         raise typer.Exit(128 + signal.SIGINT) from None
 

@@ -15,7 +15,7 @@ from ..checkpoint.compress_all import Job, JobResult, compress_all
 from ..config import LightTokenConfig
 from ..distributed import Processes, launched_accelerator
 from .checkpoints import Device, Metric, Solver, TiePolicy, Tiers
-from .common import DebugOption, JsonOption, going_on_later, show, show_json, working
+from .common import DebugOption, JsonOption, going_on_later, is_main_process, show, show_json, working
 
 _COLUMNS = ("source", "output", "ratio", "revision", "subfolder")
 
@@ -59,9 +59,20 @@ def compress_all_command(
         "tie_policy": tie_policy.value,
     }
     jobs = [_job(entry, ratio, options) for entry in read_jobs(jobs_list)]
-    with working(), going_on_later(), launched_accelerator(device.value) as accelerator:
-        processes = Processes(accelerator)
-        results = compress_all(jobs, processes, device=device.value, restart=restart, told=_tell, log=log)
+    finished: list[JobResult] = []
+
+    def tell(result: JobResult) -> None:
+        finished.append(result)
+        _tell(result)
+
+    try:
+        with working(), going_on_later(), launched_accelerator(device.value) as accelerator:
+            processes = Processes(accelerator)
+            results = compress_all(jobs, processes, device=device.value, restart=restart, told=tell, log=log)
+    except typer.Exit:  # stopped by Ctrl-C
+        if is_main_process():
+            _summarize(finished, as_json)
+        raise
     failed = sum(result.status == "failed" for result in results)
     if processes.is_main:
         _summarize(results, as_json)

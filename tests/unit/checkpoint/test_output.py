@@ -1,5 +1,7 @@
 """An output folder appears whole or not at all."""
 
+import fcntl
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -7,12 +9,24 @@ from pathlib import Path
 
 import pytest
 
-from transformers_lighttoken.checkpoint.output import OutputError, new_folder, refuse_inside
+from transformers_lighttoken.checkpoint.output import (
+    OutputError,
+    is_left_behind,
+    new_folder,
+    refuse_inside,
+    state_folder,
+)
 
 CODE = """
     import os, signal, sys, time
     from pathlib import Path
+    from transformers_lighttoken.checkpoint import output
     from transformers_lighttoken.checkpoint.output import new_folder
+    def die(folder):
+        if folder == Path(sys.argv[1]).parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+    if sys.argv[2] == "die in place":
+        output._flush_entry = die  # called for the parent once the output is renamed
     with new_folder(sys.argv[1]) as folder:
         (folder / "half.txt").write_text("half")
         if sys.argv[2] == "die":
@@ -91,6 +105,38 @@ def test_a_killed_run_leaves_no_output_and_no_lock(tmp_path: Path) -> None:
     write(tmp_path / "output")
     assert [path.name for path in tmp_path.iterdir()] == ["output"]
     assert [path.name for path in (tmp_path / "output").rglob("*")] == ["sub", "file.txt"]
+
+
+def test_what_a_run_killed_at_its_very_end_has_left_is_cleared(tmp_path: Path) -> None:
+    run = start(tmp_path / "output", "die in place")
+    run.communicate("go on\n", timeout=120)
+    assert run.returncode == -9
+    assert (tmp_path / "output" / "half.txt").read_text() == "half"
+    assert (tmp_path / ".output.partial").is_dir()
+    assert is_left_behind(tmp_path / "output")
+    with pytest.raises(OutputError, match="is not empty"):
+        write(tmp_path / "output")
+    assert [path.name for path in tmp_path.iterdir()] == ["output"]
+
+
+def test_the_lock_is_held_until_all_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remove, refused = shutil.rmtree, []
+
+    def watched(path: Path, ignore_errors: bool = False) -> None:
+        with (tmp_path / ".output.partial" / "lock").open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                refused.append(path.name)
+        remove(path, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(shutil, "rmtree", watched)
+    with new_folder(tmp_path / "output") as folder:
+        state_folder(folder).mkdir()
+        (state_folder(folder) / "step.safetensors").write_text("finished")
+        (folder / "file.txt").write_text("content")
+    assert refused == ["state"]
+    assert [path.name for path in tmp_path.iterdir()] == ["output"]
 
 
 def test_two_runs_into_one_folder_are_refused(tmp_path: Path) -> None:
