@@ -6,8 +6,9 @@
 all-minilm is measured by Spearman correlation on rows of STS-B's training split, smollm2 by perplexity on contexts of
 SQuAD's validation split; the metric is measured on contexts of SQuAD's training split ("text"), on what the model
 writes ("samples"), on both, or on draws from the tokenizer's frequencies ("frequencies"). Nothing here sees the rows
-that the README's figures are made on. A blend is shares of identity, head metric and input metric; see `modeling.measure`, whose
-defaults are marked. Token frequencies come from the text or samples too, as they do when a model is compressed.
+that the README's figures are made on. A blend is shares of identity, head metric and input metric; see
+`modeling.measure`, whose defaults are marked. Token frequencies come from the text or samples too, as they do when a
+model is compressed.
 
 What was tried beside the grid below and brought no gain, so that nobody tries it twice: a low-rank part of rank 1 to 8,
 row weights in the refits of decoders, longer annealing of the code refinement, p |e|^2 and sqrt(p) in the place of the
