@@ -10,16 +10,17 @@ import math
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from scipy.optimize import nnls
 from transformers import BertConfig, BertModel
@@ -125,6 +126,14 @@ def model_of_round(bits: int, dim: int) -> int:
     return 8 * bits * (bits + dim + 1)
 
 
+def kill_all(launcher: int) -> None:
+    """Kills a process and all that it has started, with SIGKILL."""
+    process = psutil.Process(launcher)
+    for one in [*process.children(recursive=True), process]:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+
+
 def killed(folder: Path, times: int, processes: int) -> None:
     """Kills all processes of runs at random moments, goes on, and compares the bytes and what lies beside them."""
     source, name = checkpoint(folder / "table-9000-32", 9000, 32), f"whole-{processes}"
@@ -136,11 +145,11 @@ def killed(folder: Path, times: int, processes: int) -> None:
     for number in range(times):
         output = folder / f"killed-{processes}-{number}"
         command = command_of(source, output, processes, 8.0)
-        launched = subprocess.Popen(command, env=ENVIRONMENT, cwd=ROOT, stderr=subprocess.DEVNULL, process_group=0)
+        launched = subprocess.Popen(command, env=ENVIRONMENT, cwd=ROOT, stderr=subprocess.DEVNULL)
         try:
             launched.wait(duration * chance.uniform(0.3, 1.0))
         except subprocess.TimeoutExpired:
-            os.killpg(launched.pid, signal.SIGKILL)
+            kill_all(launched.pid)
             launched.wait()
             kills += 1
             partial = output.with_name(f".{output.name}.partial")
