@@ -22,6 +22,7 @@ STATUSES = {
     503: "the Hub itself is in trouble (HTTP 503). Repeat in a few minutes.",
     504: "the Hub itself is in trouble (HTTP 504). Repeat in a few minutes.",
 }
+STORAGE = "the storage host refuses the signed address, which may have expired (HTTP {}). Repeat it"
 STEPS = ("create", "validate_yaml", "preupload", "batch", "lfs_upload", "lfs_complete", "verify", "commit")
 
 
@@ -59,6 +60,9 @@ def test_every_status_at_every_step(hub, push, folder, no_waiting, step: str, st
         assert "there is no such repository" in str(caught.value)
     elif step == "validate_yaml" and status in (413, 500, 503, 504):  # the client reads the page as JSON
         assert "the answer is not the Hub's (no JSON). Repeat later" in str(caught.value)
+    elif step == "lfs_upload" and status in (401, 403, 404):
+        assert STORAGE.format(status) in str(caught.value)
+        assert caught.value.status == status
     else:
         assert STATUSES[status] in str(caught.value)
         assert caught.value.status == status
@@ -155,7 +159,7 @@ def test_read_only_token_is_seen_before_anything_is_sent(hub: HubServer, hub_api
     [
         ({"step": "head", "status": 503}, "the Hub itself is in trouble (HTTP 503)"),
         ({"step": "head", "status": 401}, "the Hub does not accept the token (HTTP 401)"),
-        ({"step": "download", "status": 403}, "the token may only read"),
+        ({"step": "download", "status": 403}, STORAGE.format(403)),
         ({"step": "download", "status": 429}, "too many requests were made (HTTP 429)"),
         ({"step": "download", "mode": "truncate"}, "the connection broke off"),
         ({"step": "download", "mode": "drop"}, "the connection broke off"),

@@ -52,7 +52,7 @@ _BY_STATUS = {
     429: ("too many requests were made", f"Wait {{wait}} and repeat. {_REPEAT}"),
 }
 _SERVER = ("the Hub itself is in trouble", f"Repeat in a few minutes. {_REPEAT}")
-_STORAGE = ("the storage host refuses the signed address, which may have expired", f"Repeat it. {_REPEAT}")
+_STORAGE = ("the storage host refuses the signed address, which may have expired", "Repeat it: a new one is asked for.")
 _UNKNOWN = ("the Hub refuses the request", "See what it says, and repeat.")
 # Start of a ValueError of huggingface_hub -> what happened
 _REFUSED_CONTENT = {
