@@ -8,6 +8,7 @@ from huggingface_hub import get_session
 from huggingface_hub.utils import _http
 
 CONNECT_SECONDS = 30.0
+_FACTORY = "_GLOBAL_CLIENT_FACTORY"
 ANSWER_SECONDS = 300.0  # a commit of many large files takes the Hub minutes
 
 
@@ -26,18 +27,19 @@ def limited_time() -> Iterator[None]:
         session.timeout = _with_limits(session.timeout)
         return session
 
-    own_factory = _http._GLOBAL_CLIENT_FACTORY
+    own_factory: Any = getattr(_http, _FACTORY, None)  # a private name: without it, sessions made anew have no limits
     limit(get_session())
 
     def factory() -> Any:
         return limit(own_factory())
 
-    _http._GLOBAL_CLIENT_FACTORY = factory
+    if own_factory is not None:
+        setattr(_http, _FACTORY, factory)
     try:
         yield
     finally:
-        if _http._GLOBAL_CLIENT_FACTORY is factory:
-            _http._GLOBAL_CLIENT_FACTORY = own_factory
+        if getattr(_http, _FACTORY, None) is factory:
+            setattr(_http, _FACTORY, own_factory)
         for session, own in limited:
             session.timeout = own
 
