@@ -15,6 +15,7 @@ from tests.push_faults import change_weights
 from transformers_lighttoken import push_compressed
 from transformers_lighttoken.checkpoint.identity import checkpoint_identity
 from transformers_lighttoken.hub.client import HubClient
+from transformers_lighttoken.hub.errors import HubError
 from transformers_lighttoken.hub.results import FILE_NAME
 
 REPO = "alice/tiny-lighttoken"
@@ -49,7 +50,7 @@ class TestOtherModels:
         quantization = read_json(tiny / "config.json")["quantization_config"]
         quantization["provenance"] |= {"source": name}
         write_config(tiny, quantization_config=quantization)
-        base.commit("alice/base", {"README.md": b"---\nlicense: mit\ntags: [lighttoken]\n---\n"})
+        base.commit("alice/base", {"config.json": b'{"quantization_config": {"quant_method": "lighttoken"}}'})
         before = base.snapshot("alice/base")
         with pytest.raises(ValueError, match="alice/base is the base model itself: its dense weights and its card"):
             push_compressed(tiny, "alice/base")
@@ -69,11 +70,38 @@ class TestOtherModels:
         logged_in.store.create_repo("alice/other")
         logged_in.commit("alice/other", {weights: b"dense"} | ({"README.md": card} if card else {}))
         before = logged_in.snapshot("alice/other")
-        with pytest.raises(ValueError, match="alice/other holds the weights of a model on 'main', and its card does"):
+        with pytest.raises(ValueError, match="alice/other holds the weights of a model on 'main', and no config"):
             push_compressed(tiny, "alice/other")
         assert logged_in.snapshot("alice/other") == before
         push_compressed(tiny, "alice/other", create_pr=True)
         assert logged_in.snapshot("alice/other").heads["main"] == before.heads["main"]
+
+    def test_push_to_a_new_branch_of_a_dense_model_can_be_repeated(self, base: HubServer, tiny: Path, no_waiting):
+        base.inject("commit", status=503, times=None)
+        with pytest.raises(HubError, match="the Hub itself is in trouble"):
+            push_compressed(tiny, "alice/base", revision="small")
+        assert files_of(base, "alice/base", "small") == files_of(base, "alice/base")
+        base.clear_faults()
+        push_compressed(tiny, "alice/base", revision="small")
+        there = files_of(base, "alice/base", "small")
+        assert there["model.safetensors"] == (tiny / "model.safetensors").read_bytes()
+        base.commit("alice/base", {"pytorch_model.bin": b"other", "config.json": b"{}"}, branch="small")
+        with pytest.raises(ValueError, match="holds the weights of a model on 'small'"):
+            push_compressed(tiny, "alice/base", revision="small")
+
+    def test_own_model_with_a_card_of_somebody_else_is_replaced(self, logged_in: HubServer, tiny: Path):
+        push_compressed(tiny, REPO)
+        logged_in.commit(REPO, {"README.md": b"# By hand\n"})
+        change_weights(tiny)
+        push_compressed(tiny, REPO)
+        assert files_of(logged_in)["model.safetensors"] == (tiny / "model.safetensors").read_bytes()
+
+    def test_files_of_a_tokenizer_that_are_not_of_this_one_go(self, logged_in: HubServer, tiny: Path):
+        push_compressed(tiny, REPO)
+        logged_in.commit(REPO, {"added_tokens.json": b'{"x": 3}', "notes.json": b"{}"})
+        push_compressed(tiny, REPO)
+        assert "added_tokens.json" not in files_of(logged_in)
+        assert "notes.json" in files_of(logged_in)
 
     def test_repository_without_weights_is_filled(self, logged_in: HubServer, tiny: Path):
         logged_in.store.create_repo("alice/empty")

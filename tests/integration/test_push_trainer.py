@@ -65,6 +65,9 @@ class TestWhileTraining:
         last = states(logged_in)[-1]
         trainer.save_model(str(tmp_path / "exported"), _internal_call=True)
         assert last["model.safetensors"] == (tmp_path / "exported" / "model.safetensors").read_bytes()
+        pushed = [data for files in states(logged_in) for data in files.values()]
+        assert not [data for data in pushed if logged_in.write_token.encode() in data]
+        assert "training_args.bin" in last
         where = {"checkpoint": "last-checkpoint", "all_checkpoints": "checkpoint-2"}.get(strategy)
         folders = {path.split("/")[0] for path in last if "/" in path} - {"pictures"}
         assert (where in folders) if where else not folders

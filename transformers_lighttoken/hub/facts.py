@@ -16,7 +16,7 @@ from .base_card import LANGUAGE, MORE_TAG, BaseCard, BaseModel, find_base
 from .licence import Licence, choose_licence
 from .loading import Loading, how_to_load
 from .markup import one_line
-from .results import Evaluated, Evaluation, MeasuredResult
+from .results import Evaluated, Evaluation, MeasuredResult, is_number
 from .training import TrainingAccount
 
 _MOST_BINS = 400
@@ -206,9 +206,7 @@ def recorded_histogram(config: LightTokenConfig, report: CompressionReport) -> C
 
 def _bins(values: Any) -> tuple[float, ...]:
     """Numbers as they are recorded; none if they are something else."""
-    if not isinstance(values, list) or not all(isinstance(value, (int, float)) for value in values):
-        return ()
-    return tuple(values)
+    return tuple(values) if isinstance(values, list) and all(is_number(value) for value in values) else ()
 
 
 def _is_histogram(edges: Sequence[float], counts: Sequence[float], rows: int) -> bool:

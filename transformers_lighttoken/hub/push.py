@@ -9,6 +9,7 @@ from huggingface_hub import CommitInfo, HfApi
 
 from ..checkpoint.compressed import CompressedCheckpoint, read_compressed
 from ..checkpoint.files import CONFIG, WEIGHTS_INDEX
+from ..checkpoint.identity import tokenizer_files
 from ..report import compression_report
 from ..version import __version__
 from .base_card import CARD
@@ -51,8 +52,9 @@ def push_compressed(
     Everything is checked before anything is sent. Files that have not changed are not sent again, and where nothing
     has changed no commit is made. A push that failed can be repeated: it goes on with what has arrived. A repository
     (or branch) that was created for a push that then failed stays, without files. What is replaced or deleted is the
-    former state of the same compressed model: its weights in other shards, card, pictures, and the results of another
-    state of it. A branch that holds any other model is refused; other files there stay as they are.
+    former state of the same compressed model: its weights in other shards, files of its tokenizer, card, pictures, and
+    the results of another state of it; other files there stay as they are. A branch that holds a model which is not
+    compressed with LightToken is refused.
 
     Args:
         folder: of the compressed checkpoint.
@@ -148,6 +150,7 @@ def documents(facts: CardFacts) -> dict[str, Path | bytes]:
 
 
 def _stale_files(target: Target, files: Mapping[str, Path | bytes]) -> list[str]:
-    """Files there that belong to an earlier state of the model: its weights in other shards, and documents."""
-    stale = [path for path in target.files if _WEIGHTS.fullmatch(path) or path in _OURS]
+    """Files there of an earlier state of the model: weights in other shards, documents, parts of its tokenizer."""
+    tokenizer = tokenizer_files(target.files) if tokenizer_files(files) else []
+    stale = [path for path in target.files if _WEIGHTS.fullmatch(path) or path in _OURS or path in tokenizer]
     return sorted(path for path in stale if path not in files)

@@ -158,7 +158,7 @@ def _result(entry: Any, name: str) -> MeasuredResult:
         if not isinstance(values[key], str) or not values[key]:
             raise ValueError(f"{name}: {key} must be a text, got {one_line(values[key])!r}.")
     for key in ("value", "dense", "standard_error"):
-        if (key == "value" or values[key] is not None) and not _is_number(values[key]):
+        if (key == "value" or values[key] is not None) and not is_number(values[key]):
             raise ValueError(f"{name}: {key} must be a finite number, got {one_line(values[key])!r}.")
     for key in ("setting", "task_type", "dataset", "dataset_config", "split"):
         if values[key] is not None and not isinstance(values[key], str):
@@ -168,5 +168,11 @@ def _result(entry: Any, name: str) -> MeasuredResult:
     return MeasuredResult(**values)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def is_number(value: Any) -> bool:
+    """Whether a JSON value is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond float64
+        return False

@@ -1,13 +1,18 @@
 """Whether a push may go where it is to go: nothing that is not the same model's may be replaced."""
 
+import json
 import re
 
-from .base_card import CARD, BaseCard
+from ..checkpoint.files import CONFIG
+from ..config import QUANT_METHOD
 from .client import HubClient
 from .options import PULL_REQUEST, PushOptions
 from .target import MAIN, Target
 
-_ANY_WEIGHTS = re.compile(r"(model|pytorch_model|tf_model|flax_model)[^/]*\.(safetensors|bin|h5|msgpack)")
+_ANY_WEIGHTS = re.compile(
+    r"(.*/)?(model|pytorch_model|tf_model|flax_model|adapter_model|diffusion_pytorch_model|consolidated)[^/]*"
+    r"\.(safetensors|bin|h5|msgpack|pth)|.*\.gguf"
+)
 _ELSEWHERE = "Push to another repository or to a new branch (revision), or open a pull request (create_pr)."
 
 
@@ -38,7 +43,7 @@ def check_target(client: HubClient, target: Target, options: PushOptions) -> Non
         )
     if _replaces_a_branch(target, options) and _holds_another_model(client, target):
         raise ValueError(
-            f"{target.repo_id} holds the weights of a model on {target.revision!r}, and its card does not say that "
+            f"{target.repo_id} holds the weights of a model on {target.revision!r}, and no {CONFIG} there says that "
             f"they are compressed with LightToken: they would be replaced. {_ELSEWHERE}"
         )
 
@@ -66,6 +71,18 @@ def _replaces_a_branch(target: Target, options: PushOptions) -> bool:
 
 
 def _holds_another_model(client: HubClient, target: Target) -> bool:
-    if not any(_ANY_WEIGHTS.fullmatch(path) for path in target.files):
+    """Whether a model that is not compressed is there alone; on a branch that is still main's copy nothing is lost."""
+    if not any(_ANY_WEIGHTS.fullmatch(path) for path in target.files) or _is_compressed(client, target):
         return False
-    return CARD not in target.files or not BaseCard.parse(client.read(target, CARD).decode("utf-8", "replace")).is_ours
+    return target.revision == MAIN or client.look_up(MAIN).commit != target.commit
+
+
+def _is_compressed(client: HubClient, target: Target) -> bool:
+    if CONFIG not in target.files:
+        return False
+    try:
+        config = json.loads(client.read(target, CONFIG))
+    except ValueError:
+        return False
+    quantization = config.get("quantization_config") if isinstance(config, dict) else None
+    return isinstance(quantization, dict) and quantization.get("quant_method") == QUANT_METHOD

@@ -24,6 +24,7 @@ from .push import documents
 from .results import FILE_NAME, Evaluated, read_published
 from .target import MAIN
 from .training import TrainingAccount
+from .training_args import keep_token_out
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ def followed_by_ours(own: Callable[..., None]) -> Callable[..., None]:
             delattr(trainer, _WRITING)
         model = trainer.accelerator.unwrap_model(trainer.model)
         if trainer.is_world_process_zero() and isinstance(model, CompressedModel):
+            keep_token_out(trainer, Path(trainer.args.output_dir))
             _write_card_where_possible(trainer, model, arguments(own, trainer, *args, **kwargs), earlier)
 
     return create_model_card
