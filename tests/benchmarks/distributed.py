@@ -108,17 +108,8 @@ def exchanged(folder: Path) -> None:
             found.append((rows, bits, processes, facts["last_round_bytes"], of_round, facts["gathered_bytes"], gathered,
                           facts["all_bytes"], traffic(rows, 64, bits, processes)))  # fmt: skip
     print("\nBytes exchanged by a process, tables of V x 64, and what the model says\n")
-    header = (
-        "V",
-        "code bits m",
-        "processes",
-        "a joint round",
-        "8 m (m + d + 1)",
-        "gathered",
-        "by the model",
-        "the whole run",
-    )
-    print_table((*header, "by the model"), found)
+    header = ("V", "m", "processes", "a joint round", "8 m (m + d + 1)", "gathered", "model", "the whole run", "model")
+    print_table(header, found)
 
 
 def model_of_round(bits: int, dim: int) -> int:

@@ -43,10 +43,10 @@ def measure(accelerator: Accelerator | None, source: str, output: str, ratio: st
         def gather(self, tensor):  # noqa: ANN001, ANN202
             before = self.bytes_exchanged
             result = super().gather(tensor)
-            gathered.append((tuple(tensor.shape), str(tensor.dtype), self.bytes_exchanged - before))
+            gathered.append(self.bytes_exchanged - before)
             return result
 
-    gathered: list[tuple[tuple[int, ...], str, int]] = []
+    gathered: list[int] = []
     rounds: list[tuple[tuple[int, ...], int]] = []
     compress.Processes = Followed
     Path("/proc/self/clear_refs").write_text("5")
@@ -60,7 +60,7 @@ def measure(accelerator: Accelerator | None, source: str, output: str, ratio: st
         "peak_bytes": resident("VmHWM") - before,
         "code_bits": report.tables[0].plan.code_bits,
         "last_round_bytes": rounds[-1][1] if rounds else 0,
-        "gathered_bytes": sum(size for _, _, size in gathered),
+        "gathered_bytes": sum(gathered),
         "all_bytes": made[0].bytes_exchanged,
     }
     Path(f"{output}-{made[0].index}.json").write_text(json.dumps(facts))

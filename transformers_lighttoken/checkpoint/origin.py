@@ -13,6 +13,7 @@ from torch import Tensor
 from ..coding.table import digest_of
 from ..config import LightTokenConfig
 from .compressed import read_compressed
+from .identity import file_sha256, identity_of
 from .source import Source, find_commit, resolve_source
 
 _SOURCE = ("source", "revision", "source_digest", "subfolder")
@@ -28,7 +29,8 @@ def source_facts(source: Source, subfolder: str = "") -> dict[str, Any]:
         subfolder: in which the model lies.
     """
     if source.repo_id is None:
-        facts = {"source_digest": _digest_of_files(source.folder, source.used_files())}
+        hashes = {name: file_sha256(source.folder / name) for name in source.used_files()}
+        facts = {"source_digest": f"sha256:{identity_of(hashes)}"}
     else:
         facts = {"source": source.repo_id, "revision": source.revision}
     return facts | ({"subfolder": subfolder} if subfolder else {})
@@ -97,12 +99,3 @@ def recorded_origin(output: str | os.PathLike[str], config: LightTokenConfig) ->
 def same_source(origin: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
     """Whether a recorded origin names the source that `source_facts` tells of."""
     return all(origin.get(key) == facts.get(key) for key in _SOURCE)
-
-
-def _digest_of_files(folder: Path, names: Sequence[str]) -> str:
-    total = hashlib.sha256()
-    for name in sorted(names):
-        with (folder / name).open("rb") as file:
-            content = hashlib.file_digest(file, "sha256")
-        total.update(f"{content.hexdigest()} {name}\n".encode())
-    return "sha256:" + total.hexdigest()

@@ -51,7 +51,7 @@ def with_what_is_given(own: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(own)
     def push_to_hub(trainer: Any, *args: Any, **kwargs: Any) -> Any:
         given = arguments(own, trainer, *args, **kwargs)
-        finish_earlier_push(trainer)
+        trainer._finish_current_push()  # it reads the output folder, which must not change under it
         setattr(trainer, _PUSHING, Pushing(given.get("token"), given.get("revision")))
         try:
             return own(trainer, *args, **kwargs)
@@ -60,13 +60,6 @@ def with_what_is_given(own: Callable[..., Any]) -> Callable[..., Any]:
                 delattr(trainer, _PUSHING)
 
     return push_to_hub
-
-
-def finish_earlier_push(trainer: Any) -> None:
-    """Waits for an upload that still reads the output folder: what it has not read yet must not change under it."""
-    earlier = getattr(trainer, "push_in_progress", None)
-    if earlier is not None and not earlier.is_done():
-        earlier.wait_until_done()
 
 
 def followed_by_ours(own: Callable[..., None]) -> Callable[..., None]:

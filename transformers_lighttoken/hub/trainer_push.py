@@ -19,7 +19,7 @@ from ..checkpoint.write import Change, write_checkpoint
 from ..modeling.errors import LightTokenCheckpointError
 from ..modeling.methods import CompressedModel
 from .errors import HubError
-from .trainer_card import finish_earlier_push, followed_by_ours, with_what_is_given
+from .trainer_card import followed_by_ours, with_what_is_given
 from .training_args import keep_token_out
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def _of_what_is_exported(own: Callable[..., None]) -> Callable[..., None]:
             return own(trainer, checkpoint_folder)
         if not trainer.is_world_process_zero() or _is_busy(trainer):
             return
-        finish_earlier_push(trainer)
+        trainer._finish_current_push()  # it reads the output folder, which must not change under it
         keep_token_out(trainer, Path(checkpoint_folder))
         with tempfile.TemporaryDirectory() as exported:
             try:
