@@ -64,6 +64,21 @@ class TestOtherModels:
             there.files["refs/pr/1"]["model.safetensors"] == there.files["lighttoken"]["model.safetensors"] == weights
         )
 
+    def test_what_was_compressed_from_another_base_is_not_replaced(self, logged_in: HubServer, tiny: Path):
+        push_compressed(tiny, REPO, base_model="org/first")
+        push_compressed(tiny, REPO, base_model="org/corrected")
+        assert card_of(logged_in)[0]["base_model"] == "org/corrected"
+        config = json.loads(files_of(logged_in)["config.json"])
+        config["quantization_config"]["digest"] = "sha256:of another table"
+        logged_in.commit(REPO, {"config.json": json.dumps(config).encode()})
+        push_compressed(tiny, REPO, base_model="Org/Corrected", revision="same-base")
+        before = logged_in.snapshot(REPO)
+        with pytest.raises(ValueError, match="holds org/corrected compressed with LightToken on 'main', and what is"):
+            push_compressed(tiny, REPO, base_model="org/second")
+        assert logged_in.snapshot(REPO) == before
+        push_compressed(tiny, REPO, base_model="org/second", revision="second")
+        assert files_of(logged_in) == before.files["main"]
+
     @pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin", "model-00001-of-00002.safetensors"])
     @pytest.mark.parametrize("card", [DENSE["README.md"], None])
     def test_any_other_model_is_not_replaced(self, logged_in: HubServer, tiny: Path, weights: str, card: bytes | None):

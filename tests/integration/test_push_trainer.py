@@ -12,6 +12,7 @@ from tests.hub_server import HubServer
 from tests.integration.test_push_model import Sentences
 from transformers_lighttoken import push_compressed
 from transformers_lighttoken.checkpoint.compressed import read_compressed
+from transformers_lighttoken.hub.errors import HubError
 
 REPO = "alice/trained"
 
@@ -142,6 +143,86 @@ class TestAtTheEnd:
         trainer.push_to_hub(revision="v2")
         card = logged_in.snapshot(REPO).files["v2"]["README.md"].decode()
         assert 'from_pretrained("alice/trained", revision="v2")' in card
+
+
+class TestWhatIsThere:
+    def pushing(self, hub: HubServer, tiny: Path, tmp_path: Path, **changes: Any) -> Trainer:
+        return trainer_for(hub, tiny, tmp_path / "output", save_strategy="no", push_to_hub=False, **changes)
+
+    def test_another_model_is_not_replaced(self, logged_in: HubServer, tiny: Path, tmp_path: Path):
+        logged_in.store.create_repo(REPO)
+        logged_in.commit(REPO, {"model.safetensors": b"dense", "config.json": b"{}"})
+        before = logged_in.snapshot(REPO)
+        with pytest.raises(ValueError, match="alice/trained holds the weights of a model on 'main', and no config"):
+            self.pushing(logged_in, tiny, tmp_path).push_to_hub()
+        assert logged_in.snapshot(REPO) == before
+
+    def test_another_model_is_not_replaced_during_training(
+        self, logged_in: HubServer, tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ):
+        logged_in.store.create_repo(REPO)
+        logged_in.commit(REPO, {"model.safetensors": b"dense", "config.json": b"{}"})
+        before = logged_in.snapshot(REPO)
+        trainer = trainer_for(logged_in, tiny, tmp_path / "output")
+        trainer.train()
+        trainer._finish_current_push()
+        assert logged_in.snapshot(REPO) == before
+        assert "holds the weights of a model on 'main'" in caplog.text
+
+    def test_former_shards_and_pictures_go(self, logged_in: HubServer, tiny: Path, tmp_path: Path):
+        push_compressed(tiny, REPO)
+        there = logged_in.snapshot(REPO).files["main"]
+        logged_in.commit(REPO, {"model-00001-of-00002.safetensors": b"shard", "notes.txt": b"stays"})
+        trainer = self.pushing(logged_in, tiny, tmp_path)
+        trainer.train()
+        trainer.push_to_hub(commit_message="Trained", private=True)
+        after = logged_in.snapshot(REPO)
+        assert after.history["main"][0] == "Trained"
+        assert len(after.history["main"]) == 4
+        assert there.keys() - after.files["main"].keys() == {"pictures/lighttoken_cosines.png", "vocab.txt"}
+        assert after.files["main"]["notes.txt"] == b"stays"
+        assert "model-00001-of-00002.safetensors" not in after.files["main"]
+        assert not (tmp_path / "output" / "pictures" / "lighttoken_cosines.png").exists()
+
+    def test_branch_is_created_and_the_push_may_go_on_behind(self, logged_in: HubServer, tiny: Path, tmp_path: Path):
+        trainer = self.pushing(logged_in, tiny, tmp_path)
+        future: Any = trainer.push_to_hub(revision="v2", blocking=False)
+        assert future.result().oid == logged_in.snapshot(REPO).heads["v2"]
+        assert "model.safetensors" in logged_in.snapshot(REPO).files["v2"]
+        assert "model.safetensors" not in logged_in.snapshot(REPO).files["main"]
+
+    def test_errors_are_ours(self, logged_in: HubServer, tiny: Path, tmp_path: Path, no_waiting):
+        trainer = self.pushing(logged_in, tiny, tmp_path)
+        with pytest.raises(HubError, match=r"could not write, the token may only read"):
+            trainer.push_to_hub(token=logged_in.read_token)
+        logged_in.inject("commit", status=503, times=None)
+        with pytest.raises(HubError, match=r"could not commit the files, the Hub itself is in trouble \(HTTP 503\)"):
+            trainer.push_to_hub()
+        logged_in.clear_faults()
+        trainer.push_to_hub()
+        assert len(states(logged_in)) == 1
+
+    def test_licence_of_the_users_own(self, logged_in: HubServer, tiny: Path, tmp_path: Path):
+        trainer = self.pushing(logged_in, tiny, tmp_path)
+        trainer.push_to_hub(license="other", license_name="mine", license_link="https://example.org/licence")
+        data = front_matter(states(logged_in)[-1]["README.md"].decode()) or {}
+        assert (data["license"], data["license_name"]) == ("other", "mine")
+        assert data["license_link"] == "https://example.org/licence"
+
+    def test_push_to_hub_of_a_subclass_is_called(self, logged_in: HubServer, tiny: Path, tmp_path: Path):
+        told = []
+
+        class Telling(Trainer):
+            def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+                told.append(kwargs)
+                return super().push_to_hub(*args, **kwargs)
+
+        trainer = self.pushing(logged_in, tiny, tmp_path)
+        trainer.__class__ = Telling
+        trainer.save_model(str(tmp_path / "saved"))
+        trainer.push_to_hub(license="mit")
+        assert told == [{"license": "mit"}]
+        assert len(states(logged_in)) == 1
 
 
 class TestTaskAndTags:

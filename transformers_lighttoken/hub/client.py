@@ -10,6 +10,7 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff, validate_repo_id
 
+from ..version import __version__
 from . import time_limits
 from .errors import MALFORMED, HubError, call_hub, require_write_permission
 from .options import PULL_REQUEST
@@ -19,6 +20,11 @@ from .time_limits import limited_time
 T = TypeVar("T")
 _REFUSED_CARD = "Invalid metadata in README.md."  # as huggingface_hub says it
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def hub_api(token: str | bool | None) -> HfApi:
+    """huggingface_hub's client, which says that it is ours."""
+    return HfApi(token=token, library_name="transformers-lighttoken", library_version=__version__)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from ..checkpoint.files import CONFIG
 from .base_card import BaseCard, as_repo_id, fetch_card, fetch_file, read_card
+from .client import hub_api
 from .facts import CardWishes
 from .options import PushOptions
 from .push import push_checkpoint
@@ -67,7 +68,7 @@ def push_model(
         ValueError: if no licence is known; pass `license=`.
         HubError: if the Hub, or the connection to it, fails, or the token may not write.
     """
-    origin = origin_of(model, HfApi(token=token))
+    origin = origin_of(model, hub_api(token))
     wishes = CardWishes(
         license=license,
         license_name=license_name,

@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from huggingface_hub import CommitInfo, HfApi
+from huggingface_hub import CommitInfo
 
 from ..checkpoint.compressed import CompressedCheckpoint, read_compressed
 from ..checkpoint.files import CONFIG, WEIGHTS_INDEX
@@ -14,7 +14,7 @@ from ..report import compression_report
 from ..version import __version__
 from .base_card import CARD
 from .card import render_card
-from .client import HubClient
+from .client import HubClient, hub_api
 from .facts import CardFacts, CardWishes, gather_facts
 from .options import PULL_REQUEST, PushOptions, check_arguments
 from .pictures import PATHS as PICTURE_PATHS
@@ -26,7 +26,8 @@ from .target import MAIN, Target
 from .target_checks import check_base, check_target
 
 _WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json")
-_OURS = {CARD, RESULTS, *PICTURE_PATHS}  # made anew by every push
+OURS = {CARD, RESULTS, *PICTURE_PATHS}
+"""Files that every push makes anew."""
 
 
 def push_compressed(
@@ -101,7 +102,7 @@ def push_checkpoint(
     report = compression_report(folder)
     files = files_to_push(checkpoint, carried)
 
-    api = HfApi(token=options.token, library_name="transformers-lighttoken", library_version=__version__)
+    api = hub_api(options.token)
     client = HubClient.log_in(api, repo_id, create_pr=options.create_pr)
     target = client.look_up(options.revision)
     check_target(client, target, options)
@@ -111,7 +112,7 @@ def push_checkpoint(
     facts = gather_facts(
         api, checkpoint, report, client.repo_id, wishes, revision=branch, files=there, evaluated=evaluated
     )
-    check_base(facts.base.name, target, options)
+    check_base(client, facts.base.name, facts.config.digest, target, options)
     files |= documents(facts)
     client.check_card(bytes(files[CARD]).decode())
 
@@ -121,7 +122,7 @@ def push_checkpoint(
     return client.commit(
         target,
         {path: content for path, content in files.items() if not target.has(path, content)},
-        _stale_files(target, files),
+        stale_files(target, files),
         message=options.message or f"Upload model compressed with transformers-lighttoken {__version__}",
         description=options.description,
         create_pr=options.create_pr,
@@ -133,7 +134,7 @@ def files_to_push(checkpoint: CompressedCheckpoint, carried: Collection[str] | N
     folder, weights = checkpoint.source.folder, checkpoint.weights
     beside = [name for name in checkpoint.source.carried_files() if carried is None or name in carried]
     visible = [
-        name for name in beside if name not in _OURS and not any(part.startswith(".") for part in name.split("/"))
+        name for name in beside if name not in OURS and not any(part.startswith(".") for part in name.split("/"))
     ]
     index = [WEIGHTS_INDEX] if weights.index is not None else []
     return {name: folder / name for name in (CONFIG, *weights.metadata, *index, *visible)}
@@ -149,8 +150,8 @@ def documents(facts: CardFacts) -> dict[str, Path | bytes]:
     return made
 
 
-def _stale_files(target: Target, files: Mapping[str, Path | bytes]) -> list[str]:
+def stale_files(target: Target, files: Mapping[str, Path | bytes]) -> list[str]:
     """Files there of an earlier state of the model: weights in other shards, documents, parts of its tokenizer."""
     tokenizer = tokenizer_files(target.files) if tokenizer_files(files) else []
-    stale = [path for path in target.files if _WEIGHTS.fullmatch(path) or path in _OURS or path in tokenizer]
+    stale = [path for path in target.files if _WEIGHTS.fullmatch(path) or path in OURS or path in tokenizer]
     return sorted(path for path in stale if path not in files)

@@ -2,9 +2,12 @@
 
 import json
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from ..checkpoint.files import CONFIG
 from ..config import QUANT_METHOD
+from .base_card import CARD, BaseCard
 from .client import HubClient
 from .options import PULL_REQUEST, PushOptions
 from .target import MAIN, Target
@@ -48,21 +51,36 @@ def check_target(client: HubClient, target: Target, options: PushOptions) -> Non
         )
 
 
-def check_base(base_model: str | None, target: Target, options: PushOptions) -> None:
-    """Refuses to replace the dense base model.
+def check_base(
+    client: HubClient, base_model: str | None, digest: str | None, target: Target, options: PushOptions
+) -> None:
+    """Refuses to replace the dense base model, or what was compressed from another one.
 
     Args:
+        client: of the repository.
         base_model: its repository, if it is known.
+        digest: of the tables that are pushed; the base model that the card names of the same tables may be corrected.
         target: what is pushed to.
         options: of the push.
 
     Raises:
         ValueError: naming the remedy.
+        HubError: if the Hub has to be asked, and fails.
     """
-    same = base_model is not None and base_model.lower() == target.repo_id.lower()
-    if same and target.revision == MAIN and not options.create_pr:
+    if base_model is None or not _replaces_a_branch(target, options):
+        return
+    if base_model.lower() == target.repo_id.lower() and target.revision == MAIN:
         raise ValueError(
             f"{target.repo_id} is the base model itself: its dense weights and its card would be replaced. {_ELSEWHERE}"
+        )
+    card = client.read(target, CARD) if CARD in target.files else b""
+    there = BaseCard.parse(card.decode(errors="replace")).base_model
+    if there is None or there.lower() == base_model.lower():
+        return
+    if (_quantization(client, target) or {}).get("digest") != digest:
+        raise ValueError(
+            f"{target.repo_id} holds {there} compressed with LightToken on {target.revision!r}, and what is pushed is "
+            f"{base_model}: it would be replaced. {_ELSEWHERE}"
         )
 
 
@@ -72,17 +90,19 @@ def _replaces_a_branch(target: Target, options: PushOptions) -> bool:
 
 def _holds_another_model(client: HubClient, target: Target) -> bool:
     """Whether a model that is not compressed is there alone; on a branch that is still main's copy nothing is lost."""
-    if not any(_ANY_WEIGHTS.fullmatch(path) for path in target.files) or _is_compressed(client, target):
+    if not any(_ANY_WEIGHTS.fullmatch(path) for path in target.files) or _quantization(client, target):
         return False
     return target.revision == MAIN or client.look_up(MAIN).commit != target.commit
 
 
-def _is_compressed(client: HubClient, target: Target) -> bool:
+def _quantization(client: HubClient, target: Target) -> Mapping[str, Any] | None:
+    """What the config.json there says of its compression; None if that is not ours."""
     if CONFIG not in target.files:
-        return False
+        return None
     try:
         config = json.loads(client.read(target, CONFIG))
     except ValueError:
-        return False
+        return None
     quantization = config.get("quantization_config") if isinstance(config, dict) else None
-    return isinstance(quantization, dict) and quantization.get("quant_method") == QUANT_METHOD
+    ours = isinstance(quantization, dict) and quantization.get("quant_method") == QUANT_METHOD
+    return quantization if ours else None

@@ -3,12 +3,10 @@
 import inspect
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
-
-from huggingface_hub import HfApi
 
 from ..checkpoint.compressed import read_compressed
 from ..checkpoint.files import list_files
@@ -17,10 +15,11 @@ from ..checkpoint.source import SourceError
 from ..modeling.methods import CompressedModel
 from ..report import compression_report
 from .base_card import CARD, BaseCard, read_card
+from .client import hub_api
 from .errors import HubError
 from .facts import CardWishes, gather_facts
 from .model_push import all_tags, origin_of
-from .push import documents
+from .push import OURS, documents
 from .results import FILE_NAME, Evaluated, read_published
 from .target import MAIN
 from .training import TrainingAccount
@@ -29,7 +28,8 @@ from .training_args import keep_token_out
 logger = logging.getLogger(__name__)
 
 _WRITING = "_lighttoken_writes_card"
-_PUSHING = "_lighttoken_push"
+PUSHING = "_lighttoken_push"
+"""Attribute of a Trainer that pushes: what it was given (`Pushing`)."""
 
 
 @dataclass(frozen=True)
@@ -39,27 +39,21 @@ class Pushing:
     Attributes:
         token: of the user; that of the training arguments when None.
         revision: branch to push to; that of the training arguments when None.
+        license_name: with the license "other".
+        license_link: with the license "other".
     """
 
     token: str | None = field(default=None, repr=False)
     revision: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
 
-
-def with_what_is_given(own: Callable[..., Any]) -> Callable[..., Any]:
-    """A `push_to_hub` whose token and revision also are those of our card."""
-
-    @wraps(own)
-    def push_to_hub(trainer: Any, *args: Any, **kwargs: Any) -> Any:
-        given = arguments(own, trainer, *args, **kwargs)
-        trainer._finish_current_push()  # it reads the output folder, which must not change under it
-        setattr(trainer, _PUSHING, Pushing(given.get("token"), given.get("revision")))
-        try:
-            return own(trainer, *args, **kwargs)
-        finally:
-            if hasattr(trainer, _PUSHING):
-                delattr(trainer, _PUSHING)
-
-    return push_to_hub
+    @classmethod
+    def of(cls, trainer: Any) -> "Pushing":
+        """What a Trainer's push was given, completed by its training arguments."""
+        given: Pushing = getattr(trainer, PUSHING, cls())
+        token = given.token or trainer.args.hub_token
+        return replace(given, token=token, revision=given.revision or getattr(trainer.args, "hub_revision", None))
 
 
 def followed_by_ours(own: Callable[..., None]) -> Callable[..., None]:
@@ -107,12 +101,14 @@ def _write_card(trainer: Any, model: Any, given: Mapping[str, Any], earlier: Bas
     except SourceError:
         logger.warning("%s holds no compressed checkpoint yet: save the model before its card is made.", folder)
         return
-    pushing: Pushing = getattr(trainer, _PUSHING, Pushing())
-    api = HfApi(token=pushing.token or trainer.args.hub_token)
+    pushing = Pushing.of(trainer)
+    api = hub_api(pushing.token)
     origin = origin_of(model, api)
     tags = given.get("tags")
     wishes = CardWishes(
         license=given.get("license"),
+        license_name=pushing.license_name,
+        license_link=pushing.license_link,
         language=given.get("language"),
         base_model=origin.base_model,
         tags=all_tags(model, "generated_from_trainer" if tags is None else tags),
@@ -121,20 +117,20 @@ def _write_card(trainer: Any, model: Any, given: Mapping[str, Any], earlier: Bas
         has_base_head=origin.has_same_head,
     )
     repo_id = getattr(trainer, "hub_model_id", None) or trainer.args.hub_model_id or folder.resolve().name
-    revision = pushing.revision or getattr(trainer.args, "hub_revision", None)
     facts = gather_facts(
         api,
         checkpoint,
         compression_report(folder),
         repo_id,
         wishes,
-        revision=None if revision == MAIN else revision,
+        revision=None if pushing.revision == MAIN else pushing.revision,
         files=list_files(folder),
         evaluated=_evaluated(folder),
     )
-    if not facts.results:
-        (folder / FILE_NAME).unlink(missing_ok=True)
-    for path, content in documents(facts).items():
+    made = documents(facts)
+    for path in OURS - made.keys():
+        (folder / path).unlink(missing_ok=True)
+    for path, content in made.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(bytes(content))  # pyright: ignore[reportArgumentType]
 

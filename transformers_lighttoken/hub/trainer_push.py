@@ -8,7 +8,6 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi
 from transformers import trainer as trainers
 from transformers.trainer_utils import HubStrategy
 
@@ -18,14 +17,17 @@ from ..checkpoint.source import SourceError
 from ..checkpoint.write import Change, write_checkpoint
 from ..modeling.errors import LightTokenCheckpointError
 from ..modeling.methods import CompressedModel
+from .client import hub_api
 from .errors import HubError
-from .trainer_card import followed_by_ours, with_what_is_given
+from .trainer_card import followed_by_ours
+from .trainer_upload import checked_target, in_one_checked_commit
 from .training_args import keep_token_out
 
 logger = logging.getLogger(__name__)
 
 _INSTALLED = "_is_of_lighttoken"
 _WARNED = "_lighttoken_warned"
+_CHECKED = "_lighttoken_target_is_checked"
 _OF_CHECKPOINTS = {HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS}
 
 
@@ -38,7 +40,8 @@ def prepare_trainers() -> None:
     for trainer_class in _with_subclasses(trainers.Trainer):
         for name, wrapper in _WRAPPERS.items():
             own = vars(trainer_class).get(name)
-            if own is not None and not hasattr(own, _INSTALLED):
+            is_super_called = name in _OF_TRAINER_ALONE and trainer_class is not trainers.Trainer
+            if own is not None and not is_super_called and not hasattr(own, _INSTALLED):
                 wrapped = wrapper(own)
                 setattr(wrapped, _INSTALLED, True)
                 setattr(trainer_class, name, wrapped)
@@ -103,12 +106,15 @@ def _prepare_output(trainer: Any, exported: Path) -> None:
     if trainer.processing_class is not None:
         trainer.processing_class.save_pretrained(output)
     trainer.create_model_card(model_name=trainer.hub_model_id.split("/")[-1])
+    if not getattr(trainer, _CHECKED, False):
+        checked_target(trainer)
+        setattr(trainer, _CHECKED, True)
 
 
 def _push_folder(trainer: Any, folder: Path) -> None:
     """Uploads a checkpoint with all that resuming needs, as Trainer itself does."""
     whole = trainer.args.hub_strategy == HubStrategy.ALL_CHECKPOINTS
-    job = HfApi(token=trainer.args.hub_token).upload_folder(
+    job = hub_api(trainer.args.hub_token).upload_folder(
         repo_id=trainer.hub_model_id,
         folder_path=folder,
         path_in_repo=folder.name if whole else "last-checkpoint",
@@ -131,6 +137,7 @@ def _warn_once(trainer: Any, error: Exception) -> None:
 
 _WRAPPERS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
     "create_model_card": followed_by_ours,
-    "push_to_hub": with_what_is_given,
+    "push_to_hub": in_one_checked_commit,
     "_push_from_checkpoint": _of_what_is_exported,
 }
+_OF_TRAINER_ALONE = {"push_to_hub"}  # a subclass's own does more than Trainer's, which it calls

@@ -1,0 +1,107 @@
+"""`Trainer.push_to_hub` of a compressed model: one commit, checked, with errors of the Hub in one line."""
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.utils import DEFAULT_IGNORE_PATTERNS, filter_repo_objects
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from ..checkpoint.compressed import read_compressed
+from ..checkpoint.files import list_files
+from ..modeling.methods import CompressedModel
+from .base_card import read_card
+from .client import HubClient, hub_api
+from .errors import MALFORMED, call_hub
+from .options import PushOptions
+from .push import stale_files
+from .target import Target
+from .target_checks import check_base, check_target
+from .time_limits import limited_time
+from .trainer_card import PUSHING, Pushing
+
+_IGNORED = ["_*", f"{PREFIX_CHECKPOINT_DIR}-*", *DEFAULT_IGNORE_PATTERNS]  # as Trainer itself leaves them out
+
+
+def in_one_checked_commit(own: Callable[..., Any]) -> Callable[..., Any]:
+    """A `push_to_hub` that pushes compressed models as `push_compressed` does; other models go their usual way."""
+
+    @wraps(own)
+    def push_to_hub(trainer: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(trainer.accelerator.unwrap_model(trainer.model), CompressedModel):
+            return own(trainer, *args, **kwargs)
+        trainer._finish_current_push()  # it reads the output folder, which must not change under it
+        return _push(trainer, *args, **kwargs)
+
+    return push_to_hub
+
+
+def checked_target(trainer: Any) -> tuple[HubClient, Target]:
+    """What is there now, after the card was written.
+
+    Raises:
+        ValueError: if another model is there.
+        HubError: if the Hub fails, or the token may not write.
+    """
+    pushing = Pushing.of(trainer)
+    options = PushOptions(revision=pushing.revision)
+    client = HubClient.log_in(hub_api(pushing.token), trainer.hub_model_id)
+    target = client.look_up(options.revision)
+    folder = Path(trainer.args.output_dir)
+    card, digest = read_card(folder), read_compressed(folder).config.digest
+    check_target(client, target, options)
+    check_base(client, card.base_model if card else None, digest, target, options)
+    return client, target
+
+
+def _push(
+    trainer: Any,
+    commit_message: str | None = "End of training",
+    blocking: bool = True,
+    token: str | None = None,
+    revision: str | None = None,
+    private: bool | None = None,
+    license_name: str | None = None,
+    license_link: str | None = None,
+    **of_card: Any,
+) -> Any:
+    """As `Trainer.push_to_hub`; further arguments are those of `create_model_card`."""
+    trainer.callback_handler.on_push_begin(trainer.args, trainer.state, trainer.control)
+    setattr(trainer, PUSHING, Pushing(token, revision, license_name, license_link))
+    try:
+        if trainer.hub_model_id is None:
+            _create_repository(trainer, private)
+        trainer.save_model(_internal_call=True)
+        if not trainer.is_world_process_zero():
+            return None
+        of_card["model_name"] = of_card.get("model_name") or str(trainer.hub_model_id).split("/")[-1]
+        trainer.create_model_card(**of_card)
+        client, target = checked_target(trainer)
+    finally:
+        delattr(trainer, PUSHING)
+    folder = Path(trainer.args.output_dir)
+    names = filter_repo_objects(list_files(folder), ignore_patterns=_IGNORED)
+    files: dict[str, Path | bytes] = {name: folder / name for name in names}
+
+    def commit() -> Any:
+        added = {name: path for name, path in files.items() if not target.has(name, path)}
+        return client.commit(
+            target, added, stale_files(target, files),
+            message=commit_message or "End of training", description=None, create_pr=False,
+        )  # fmt: skip
+
+    return commit() if blocking else client.api.run_as_future(commit)
+
+
+def _create_repository(trainer: Any, private: bool | None) -> None:
+    name = trainer.args.hub_model_id or Path(trainer.args.output_dir).absolute().name
+    token = Pushing.of(trainer).token
+    if trainer.is_world_process_zero():
+        HubClient.log_in(hub_api(token), name)
+
+    def create() -> None:
+        trainer.init_hf_repo(token=token, private=private)
+
+    with limited_time():
+        call_hub("create the repository", name, create, malformed=MALFORMED)
