@@ -181,6 +181,36 @@ class TestResults:
         assert "STS-B" not in card_of(logged_in)[1]
         assert "lighttoken_evaluation.json is of another state of the model, and is not published" in caplog.text
 
+    def test_a_second_evaluation_completes_the_first(self, logged_in: HubServer, tiny: Path):
+        push_compressed(tiny, REPO, evaluation=evaluation_of(tiny))
+        result = {"task": "MRPC", "metric": "f1", "value": 0.5}
+        push_compressed(tiny, REPO, evaluation=evaluation_of(tiny) | {"results": [result]})
+        again = {"task": "STS-B", "metric": "spearman", "value": 0.75}
+        push_compressed(tiny, REPO, evaluation=evaluation_of(tiny) | {"results": [again]})
+        assert json.loads(files_of(logged_in)[FILE_NAME])["results"] == [again, result]
+
+    def test_the_dense_model_beside_them_is_the_one_that_was_compressed(self, logged_in: HubServer, tiny: Path):
+        evaluation = evaluation_of(tiny)
+        evaluation["results"][0]["dense"] = 0.9
+        unsure = "It was not checked that the dense model is the very one\nthat was compressed."
+        push_compressed(tiny, REPO, evaluation=evaluation)
+        assert unsure in card_of(logged_in)[1]
+        push_compressed(tiny, REPO, evaluation=evaluation | {"baseline_is_source": True})
+        assert "| STS-B | spearman | 0.8500 | 0.9000 | 94.4 % |" in card_of(logged_in)[1]
+        assert unsure not in card_of(logged_in)[1]
+        push_compressed(tiny, REPO)
+        assert unsure not in card_of(logged_in)[1]
+
+    def test_the_recipe_tells_of_weights_that_were_trained_since(self, logged_in: HubServer, tiny: Path):
+        AutoModel.from_pretrained(tiny).save_pretrained(tiny)
+        push_compressed(tiny, REPO)
+        card = card_of(logged_in)[1]
+        assert "lighttoken compress " in card
+        assert "After this command" not in card
+        change_weights(tiny)
+        push_compressed(tiny, REPO)
+        assert "After this command other weights of the model were changed, as by training." in card_of(logged_in)[1]
+
     def test_push_from_memory_keeps_those_of_the_same_files(self, logged_in: HubServer, tiny: Path, tmp_path: Path):
         model = AutoModel.from_pretrained(tiny)
         model.save_pretrained(tmp_path / "saved")

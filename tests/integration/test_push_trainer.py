@@ -12,6 +12,7 @@ from tests.hub_server import HubServer
 from tests.integration.test_push_model import Sentences
 from transformers_lighttoken import push_compressed
 from transformers_lighttoken.checkpoint.compressed import read_compressed
+from transformers_lighttoken.checkpoint.source import SourceError
 from transformers_lighttoken.hub.errors import HubError
 
 REPO = "alice/trained"
@@ -201,6 +202,14 @@ class TestWhatIsThere:
         logged_in.clear_faults()
         trainer.push_to_hub()
         assert len(states(logged_in)) == 1
+
+    def test_checkpoint_of_the_training_is_not_for_push_compressed(
+        self, logged_in: HubServer, tiny: Path, tmp_path: Path
+    ):
+        trainer_for(logged_in, tiny, tmp_path / "output", push_to_hub=False).train()
+        with pytest.raises(SourceError, match=r"checkpoint-2 is the checkpoint of a training run, .* latents"):
+            push_compressed(tmp_path / "output" / "checkpoint-2", REPO, license="mit")
+        assert logged_in.snapshot(REPO).heads == {}
 
     def test_licence_of_the_users_own(self, logged_in: HubServer, tiny: Path, tmp_path: Path):
         trainer = self.pushing(logged_in, tiny, tmp_path)

@@ -23,6 +23,7 @@ from ..modeling.fitting import FittingContext, tokenizer_of
 from ..progress import progress_bars
 from ..report import CompressionReport, compression_report
 from ..version import __version__
+from .carried import CARRIED, carried_digest
 from .code_table import TableCoder
 from .files import WEIGHTS, WEIGHTS_INDEX
 from .origin import origin_of, recorded_origin, source_facts
@@ -32,7 +33,7 @@ from .source import refuse_quantized, resolve_source
 from .state import open_state, remove_state
 from .tables import TableSource, build_skeleton, find_tables
 from .tensor_file import DTYPES, NewTensor
-from .weights import convert_weights, read_weights
+from .weights import Weights, convert_weights, read_weights
 from .write import Change, write_checkpoint
 
 
@@ -117,7 +118,8 @@ def compress_checkpoint(
         )
         coder = TableCoder(context, processes, torch_device, state)
         results = {entry.site.owner: coder.code(entry, number) for number, entry in enumerate(sources)}
-        recorded = record_tables(config, results, origin)
+        carried = processes.on_main(lambda: {CARRIED: _carried_digest(sources, weights)})
+        recorded = record_tables(config, results, origin | carried)
         recorded.shared_heads = {entry.site.owner: list(entry.site.heads) for entry in sources}
         change = _change(sources, {name: table for name, (table, _) in results.items()})
         new_config = {**found.config, "quantization_config": recorded.to_dict()}
@@ -177,6 +179,12 @@ def _convert_where_needed(folder: Path, converted: Path) -> bool:
         return False
     convert_weights(folder, converted)
     return True
+
+
+def _carried_digest(sources: list[TableSource], weights: Weights) -> str:
+    removed = {key for source in sources for key in source.keys}
+    kept = [tensor for key, tensor in weights.tensors.items() if key not in removed]
+    return carried_digest([*kept, *(head for source in sources for head in source.dense_heads.values())])
 
 
 def _change(sources: list[TableSource], tables: Mapping[str, CompressedTable]) -> Change:

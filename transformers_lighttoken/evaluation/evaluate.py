@@ -55,8 +55,8 @@ def evaluate_checkpoint(
 
     Returns:
         Plain JSON values: `identity` and `digest` of the checkpoint (`Subject`), `results` as a model card reads them
-        (fractions, not percent), and beside them `model`, `baseline`, `seeds`, `settings` by task, `runs` and
-        `versions`.
+        (fractions, not percent), and beside them `model`, `baseline`, `baseline_is_source` (whether the compressed one
+        was made from it), `seeds`, `settings` by task, `runs` and `versions`.
 
     Raises:
         SourceError: if there is no usable checkpoint.
@@ -86,9 +86,11 @@ def evaluate_checkpoint(
     for name in names:
         if name in ZERO_SHOT_TASKS:
             results += zero_shot_results(name, subject, dense, data, max_tokens, device_of(settings))
+    is_source = None if dense is None else subject.was_made_from(dense)
     return {
         "identity": identity, "digest": subject.digest, "results": results, "model": subject.name,
-        "baseline": dense.name if dense else None, "seeds": list(seeds), "settings": used, "runs": records,
+        "baseline": dense.name if dense else None, "baseline_is_source": is_source,
+        "seeds": list(seeds), "settings": used, "runs": records,
         "versions": {
             "transformers-lighttoken": __version__, "torch": torch.__version__, "transformers": transformers.__version__
         },

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoTokenizer
 
 from ..checkpoint.identity import checkpoint_identity
+from ..checkpoint.origin import same_source, source_facts
 from ..checkpoint.source import Source, resolve_source
 from ..config import QUANT_METHOD
 from ..modeling.tokens import check_tokenizer
@@ -36,6 +37,12 @@ class Subject:
         """Digest of the compressed tables' bytes; None for a dense checkpoint."""
         quantization = self.source.config.get("quantization_config") or {}
         return quantization.get("digest") if quantization.get("quant_method") == QUANT_METHOD else None
+
+    def was_made_from(self, dense: "Subject") -> bool:
+        """Whether it is known to be compressed from another checkpoint, as that is now."""
+        quantization = self.source.config.get("quantization_config") or {}
+        recorded = quantization.get("provenance") or {}
+        return self.digest is not None and same_source(recorded, source_facts(dense.source))
 
     def identity(self) -> str:
         """SHA-256 over config, weights and tokenizer, which are read for it: the same for a copy elsewhere."""

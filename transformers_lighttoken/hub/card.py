@@ -13,7 +13,7 @@ from .facts import CardFacts
 from .markup import card_environment, code_span, one_line
 from .metadata import front_matter
 from .pictures import Picture, draw_pictures
-from .recipe import command, config_as_json
+from .recipe import changes_since, command, config_as_json
 from .results import FILE_NAME, MeasuredResult
 
 TEMPLATE = "card_template.md.jinja"
@@ -82,12 +82,12 @@ def _values(facts: CardFacts) -> dict[str, Any]:
         "shared_heads": _code_spans(head for table in report.tables for head in table.shared_heads),
         "measured": [_fidelity(table) for table in report.tables if table.relative_error is not None],
         "results": [_result(result) for result in facts.results],
+        "is_dense_unsure": any(result.dense is not None and not result.dense_is_source for result in facts.results),
         "results_file": FILE_NAME,
         "plans": [_plan(table, facts) for table in report.tables],
         "has_tiers": any(table.plan.tiers for table in report.tables),
         "command": command(facts),
-        "is_healed": bool((facts.config.provenance or {}).get("healed")),
-        "is_changed": any(table.relative_error is None for table in report.tables),
+        "changes": changes_since(facts),
         "config": config_as_json(facts.config),
         "versions": [f"{one_line(name)} {one_line(version)}" for name, version in sorted(report.versions.items())],
         "of_the_base": OF_THE_BASE,

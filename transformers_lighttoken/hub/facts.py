@@ -9,6 +9,7 @@ from typing import Any
 
 from huggingface_hub import HfApi
 
+from ..checkpoint.carried import carried_are_changed
 from ..checkpoint.compressed import CompressedCheckpoint
 from ..config import LightTokenConfig
 from ..report import CompressionReport
@@ -88,6 +89,7 @@ class CardFacts:
         cosine_histogram: of the largest table, where it was recorded.
         tags: beside ours.
         training: how the model was trained after it was compressed.
+        carried_are_changed: whether weights beside the tables were changed since; None where that is not known.
     """
 
     repo_id: str
@@ -103,6 +105,7 @@ class CardFacts:
     cosine_histogram: CosineHistogram | None = None
     tags: Sequence[str] = field(default=())
     training: TrainingAccount = TrainingAccount()  # noqa: RUF009
+    carried_are_changed: bool | None = None
 
     @property
     def results(self) -> Sequence[MeasuredResult]:
@@ -158,6 +161,7 @@ def gather_facts(
         cosine_histogram=recorded_histogram(checkpoint.config, report),
         tags=tuple(wishes.tags) or base.card.tags,
         training=wishes.training,
+        carried_are_changed=carried_are_changed(checkpoint),
     )
 
 

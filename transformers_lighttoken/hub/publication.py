@@ -1,4 +1,4 @@
-"""Which measured results go with a push: those that are given, else those that were published of the same model."""
+"""Which measured results go with a push: those that are given, and others that were published of the same model."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -36,16 +36,15 @@ def results_to_publish(
     if not (evaluations or own.is_file() or FILE_NAME in target.files):
         return Evaluated()
     identity = _identity(client, target, files)
-    if evaluations:
-        return read_results(evaluations, identity)
+    given = read_results(evaluations, identity) if evaluations else Evaluated()
     published = [own.read_bytes()] if own.is_file() else []
     published += [client.read(target, FILE_NAME)] if FILE_NAME in target.files else []
     known = [found for content in published if (found := read_published(content, identity)).results]
-    if not known:
+    if not known and not given.results:
         logger.warning(
             "%s is of another state of the model, and is not published with this one: evaluate it anew.", FILE_NAME
         )
-    return known[0] if known else Evaluated()
+    return given.completed_by(known[0]) if known else given
 
 
 def _identity(client: HubClient, target: Target, files: Mapping[str, Path | bytes]) -> str:

@@ -10,6 +10,7 @@ from huggingface_hub import CommitInfo
 from ..checkpoint.compressed import CompressedCheckpoint, read_compressed
 from ..checkpoint.files import CONFIG, WEIGHTS_INDEX
 from ..checkpoint.identity import tokenizer_files
+from ..checkpoint.source import SourceError
 from ..report import compression_report
 from ..version import __version__
 from .base_card import CARD
@@ -79,7 +80,7 @@ def push_compressed(
         The commit, or the last one there if nothing has changed.
 
     Raises:
-        SourceError: if the folder is no compressed checkpoint.
+        SourceError: if the folder is no compressed checkpoint, or that of a training run with its latents.
         LightTokenCheckpointError: if it is damaged, its digest included.
         ValueError: for an argument that cannot be met; if no licence is known.
         HubError: if the Hub, or the connection to it, fails, or the token may not write.
@@ -99,6 +100,7 @@ def push_checkpoint(
     """
     check_arguments(repo_id, options)
     checkpoint = read_compressed(folder)
+    _refuse_training_state(checkpoint)
     report = compression_report(folder)
     files = files_to_push(checkpoint, carried)
 
@@ -127,6 +129,16 @@ def push_checkpoint(
         description=options.description,
         create_pr=options.create_pr,
     )
+
+
+def _refuse_training_state(checkpoint: CompressedCheckpoint) -> None:
+    if any(table.latents for table in checkpoint.tables):
+        folder = checkpoint.source.folder
+        raise SourceError(
+            f"{folder} is the checkpoint of a training run, with float32 latents that only going on with it needs: "
+            f"push what trainer.save_model(FOLDER) or AutoModel.from_pretrained({str(folder)!r}).save_pretrained(FOLDER)"
+            " exports."
+        )
 
 
 def files_to_push(checkpoint: CompressedCheckpoint, carried: Collection[str] | None = None) -> dict[str, Path | bytes]:

@@ -57,3 +57,19 @@ def command(facts: CardFacts) -> str | None:
             words += [f"--{name}", "FILE"]
     line = shlex.join(f"{word:g}" if isinstance(word, float) else str(word) for word in words)
     return line if line.isprintable() and "`" not in line else None
+
+
+def changes_since(facts: CardFacts) -> str:
+    """What is known to have changed after the command, in words; empty where nothing is."""
+    tables = facts.report.tables
+    subject = "the tables were" if len(tables) > 1 else "the table was"
+    is_changed = any(table.relative_error is None for table in tables)
+    words = []
+    if (facts.config.provenance or {}).get("healed"):
+        since = ", and changed since" if is_changed else ""
+        words.append(f"{subject} healed by distillation (`lighttoken heal`){since}")
+    elif is_changed:
+        words.append(f"{subject} changed, as by training")
+    if facts.carried_are_changed:
+        words.append("other weights of the model were changed, as by training")
+    return "; ".join(words)

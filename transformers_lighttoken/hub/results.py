@@ -12,6 +12,8 @@ from .markup import one_line
 
 FILE_NAME = "lighttoken_evaluation.json"
 LONGEST_FILE = 1 << 20
+BASELINE_IS_SOURCE = "baseline_is_source"
+"""Key of an evaluation: whether the dense model beside it is the one that was compressed."""
 
 Evaluation = str | os.PathLike[str] | Mapping[str, Any]
 
@@ -32,6 +34,7 @@ class MeasuredResult:
         dataset_config: such as "stsb".
         split: such as "validation".
         runs: number of runs that `value` is the mean of.
+        dense_is_source: whether the dense model was checked to be the one that was compressed.
     """
 
     task: str
@@ -45,10 +48,16 @@ class MeasuredResult:
     dataset_config: str | None = None
     split: str | None = None
     runs: int | None = None
+    dense_is_source: bool | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; what is not known is left out."""
         return {key: value for key, value in asdict(self).items() if value is not None}
+
+    @property
+    def subject(self) -> tuple[str | None, ...]:
+        """What was measured: a second result of the same takes the place of the first."""
+        return (self.task, self.metric, self.setting, self.dataset, self.dataset_config, self.split)
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,12 @@ class Evaluated:
     identity: str | None = None
     results: tuple[MeasuredResult, ...] = ()
 
+    def completed_by(self, earlier: "Evaluated") -> "Evaluated":
+        """These results, and those of an earlier evaluation of the same model that measured something else."""
+        ours = {result.subject for result in self.results}
+        others = tuple(result for result in earlier.results if result.subject not in ours)
+        return Evaluated(self.identity or earlier.identity, self.results + others)
+
     def to_json(self, digest: str | None) -> bytes:
         """As it is published beside the model, with the digest of its tables that the card names."""
         results = [result.to_dict() for result in self.results]
@@ -74,7 +89,8 @@ def read_results(evaluations: Evaluation | Sequence[Evaluation], identity: str) 
     """Reads evaluations.
 
     An evaluation is `{"identity": ..., "results": [{"task": ..., "metric": ..., "value": ..., ...}]}`, each result with
-    the keys of `MeasuredResult`; further keys are left aside.
+    the keys of `MeasuredResult`, and "baseline_is_source" where dense figures are among them; further keys are left
+    aside.
 
     Args:
         evaluations: JSON files, or what they hold.
@@ -116,7 +132,8 @@ def parse_results(content: Mapping[str, Any], name: str) -> list[MeasuredResult]
     """
     if not isinstance(content.get("results"), list):
         raise ValueError(f'{name} has no list of "results": give the JSON that `lighttoken evaluate --json` prints.')
-    return [_result(entry, f"{name}, results[{index}]") for index, entry in enumerate(content["results"])]
+    is_source = content.get(BASELINE_IS_SOURCE) is True
+    return [_result(entry, f"{name}, results[{index}]", is_source) for index, entry in enumerate(content["results"])]
 
 
 def _read_json(path: Path, name: str) -> Mapping[str, Any]:
@@ -150,7 +167,7 @@ def _check_subject(content: Mapping[str, Any], identity: str, name: str) -> None
         )
 
 
-def _result(entry: Any, name: str) -> MeasuredResult:
+def _result(entry: Any, name: str, dense_is_source: bool) -> MeasuredResult:
     if not isinstance(entry, Mapping):
         raise ValueError(f"{name} must be an object with task, metric and value, got {one_line(entry)}.")
     values: dict[str, Any] = {field.name: entry.get(field.name) for field in fields(MeasuredResult)}
@@ -165,6 +182,8 @@ def _result(entry: Any, name: str) -> MeasuredResult:
             raise ValueError(f"{name}: {key} must be a text, got {one_line(values[key])!r}.")
     if values["runs"] is not None and (not isinstance(values["runs"], int) or values["runs"] < 1):
         raise ValueError(f"{name}: runs must be a positive integer, got {one_line(values['runs'])!r}.")
+    is_source = dense_is_source or values["dense_is_source"] is True
+    values["dense_is_source"] = None if values["dense"] is None else is_source
     return MeasuredResult(**values)
 
 

@@ -53,8 +53,18 @@ def test_a_card_reads_it(pair: tuple[Path, Path], data: Path, tmp_path: Path) ->
     assert results[0].value == pytest.approx(sum(ours) / 2)
     assert results[0].dense == pytest.approx(sum(theirs) / 2)
     assert results[0].standard_error == pytest.approx(abs(ours[0] - ours[1]) / 2)
+    assert found["baseline_is_source"] is True
+    assert all(result.dense_is_source for result in results)
     with pytest.raises(ValueError, match="is of another model"):
         read_results(found, "0" * 64)
+
+
+def test_a_baseline_that_was_not_compressed_is_known(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    dense, compressed = (Subject(path.name, resolve_source(path)) for path in pair)
+    assert compressed.was_made_from(dense)
+    assert not dense.was_made_from(dense)
+    save_dense(pair[0], "electra")
+    assert not compressed.was_made_from(Subject("other", resolve_source(pair[0])))
 
 
 def test_a_dense_checkpoint_has_no_digest(pair: tuple[Path, Path], data: Path, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ class TestExample:
         assert f"1.9 MB ({table.stored_bytes:,} bytes) | 46.9 MB, {46881792 / table.stored_bytes:.2f} times |" in text
         assert f"45.8 MB ({facts.report.model_bytes:,} bytes) | 90.9 MB, 1.98 times |" in text
         assert f"| `{TABLE}` | {table.relative_error:.4f} | {table.cosine_mean:.4f} | {table.cosine_p01:.4f} |" in text
-        assert "| STS-B, zero-shot, validation | spearman | 0.8676 ± 0.0075 | 0.8672 | 100.0 % |" in text
+        assert "| STS-B, zero-shot, validation | spearman | 0.8683 ± 0.0075 | 0.8672 | 100.1 % |" in text
 
     def test_import_comes_first(self, facts: CardFacts):
         code = body(render_card(facts)).split("```python\n")[1].split("```")[0]
@@ -108,6 +108,13 @@ class TestWhatCameAfterTheCommand:
         config.provenance = {**(config.provenance or {}), "healed": [{"steps": 300}]}
         card = render_card(replace(facts, config=config))
         assert "After this command the table was healed by distillation (`lighttoken heal`).\n" in card
+
+    def test_training_of_other_weights(self, facts: CardFacts):
+        said = "other weights of the model were changed, as by training.\n"
+        assert f"After this command {said}" in render_card(replace(facts, carried_are_changed=True))
+        both = render_card(replace(with_table(facts, relative_error=None), carried_are_changed=True))
+        assert f"After this command the table was changed, as by training; {said}" in both
+        assert "After this command" not in render_card(replace(facts, carried_are_changed=False))
 
     def test_a_model_compressed_in_memory_has_no_command(self, facts: CardFacts):
         config = type(facts.config)(**facts.config.to_dict())
