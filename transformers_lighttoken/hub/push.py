@@ -134,10 +134,10 @@ def push_checkpoint(
 def _refuse_training_state(checkpoint: CompressedCheckpoint) -> None:
     if any(table.latents for table in checkpoint.tables):
         folder = checkpoint.source.folder
+        load = f"AutoModel.from_pretrained({str(folder)!r})"
         raise SourceError(
             f"{folder} is the checkpoint of a training run, with float32 latents that only going on with it needs: "
-            f"push what trainer.save_model(FOLDER) or AutoModel.from_pretrained({str(folder)!r}).save_pretrained(FOLDER)"
-            " exports."
+            f"push what trainer.save_model(FOLDER) or {load}.save_pretrained(FOLDER) exports."
         )
 
 
