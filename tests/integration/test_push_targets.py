@@ -91,6 +91,24 @@ class TestOtherModels:
         push_compressed(tiny, "alice/other", create_pr=True)
         assert logged_in.snapshot("alice/other").heads["main"] == before.heads["main"]
 
+    def test_new_branch_of_a_dense_model_keeps_none_of_its_weights(self, base: HubServer, tiny: Path):
+        of_dense = {
+            "pytorch_model.bin": b"1",
+            "tf_model.h5": b"2",
+            "onnx/model.onnx": b"3",
+            "model.fp16.safetensors": b"4",
+        }
+        base.commit("alice/base", of_dense | {"LICENSE": b"MIT", "eval/figures.json": b"{}"})
+        push_compressed(tiny, "alice/base", revision="lighttoken")
+        there = base.snapshot("alice/base").files
+        assert there["main"].keys() >= of_dense.keys()
+        assert not of_dense.keys() & there["lighttoken"].keys()
+        assert there["lighttoken"]["LICENSE"] == b"MIT"
+        assert there["lighttoken"]["eval/figures.json"] == b"{}"
+        base.commit("alice/base", {"model.gguf": b"5"}, branch="lighttoken")
+        push_compressed(tiny, "alice/base", revision="lighttoken", tags=["again"])
+        assert "model.gguf" in base.snapshot("alice/base").files["lighttoken"]
+
     def test_push_to_a_new_branch_of_a_dense_model_can_be_repeated(self, base: HubServer, tiny: Path, no_waiting):
         base.inject("commit", status=503, times=None)
         with pytest.raises(HubError, match="the Hub itself is in trouble"):

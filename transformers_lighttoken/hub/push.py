@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import CommitInfo
 
 from ..checkpoint.compressed import CompressedCheckpoint, read_compressed
-from ..checkpoint.files import CONFIG, WEIGHTS_INDEX
+from ..checkpoint.files import CONFIG, WEIGHTS_INDEX, files_beside_weights
 from ..checkpoint.identity import tokenizer_files
 from ..checkpoint.source import SourceError
 from ..report import compression_report
@@ -55,7 +55,8 @@ def push_compressed(
     has changed no commit is made. A push that failed can be repeated: it goes on with what has arrived. A repository
     (or branch) that was created for a push that then failed stays, without files. What is replaced or deleted is the
     former state of the same compressed model: its weights in other shards, files of its tokenizer, card, pictures, and
-    the results of another state of it; other files there stay as they are. A branch that holds a model which is not
+    the results of another state of it; other files there stay as they are, but on a new branch the weights that main
+    holds in other forms. A branch that holds a model which is not
     compressed with LightToken is refused.
 
     Args:
@@ -163,7 +164,12 @@ def documents(facts: CardFacts) -> dict[str, Path | bytes]:
 
 
 def stale_files(target: Target, files: Mapping[str, Path | bytes]) -> list[str]:
-    """Files there of an earlier state of the model: weights in other shards, documents, parts of its tokenizer."""
+    """Files there of an earlier state of the model: weights in other shards, documents, parts of its tokenizer.
+
+    A new branch starts with main's files: what it has from there of another model's weights, in any form, goes too.
+    """
     tokenizer = tokenizer_files(target.files) if tokenizer_files(files) else []
-    stale = [path for path in target.files if _WEIGHTS.fullmatch(path) or path in OURS or path in tokenizer]
-    return sorted(path for path in stale if path not in files)
+    stale = {path for path in target.files if _WEIGHTS.fullmatch(path) or path in OURS or path in tokenizer}
+    if not target.has_branch:
+        stale |= target.files.keys() - set(files_beside_weights(target.files))
+    return sorted(stale - files.keys())
