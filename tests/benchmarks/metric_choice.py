@@ -21,7 +21,10 @@ validation contexts: measured on its own samples alone 1.49 and 1.80, on these a
 shares 1.43 and 1.58, on other passages of wikitext-2 1.24 and 1.63. Counts of the text in the place of equal shares
 (2.02 on wikitext-2, where "<unk>" is frequent) are the worst. A token's sensitivity by Fisher information falls with
 its frequency, a hundredfold from rare tokens to the most frequent; row weights made of it, or of p to the power of 0.5
-to 0.8, helped on one of the texts and hurt on the other.
+to 0.8, helped on one of the texts and hurt on the other. With SQuAD's training contexts, a fifth of what wikitext-2
+loses falls on tokens of its own spacing (" ,", " <", "unk", " .", " ]", 15 % of the text): rare in all other text, they
+lie far down the tiers, and the order of the vocabulary as a third share moves them up little. The rest is spread over
+words of the passages' subjects.
 """
 
 import argparse
