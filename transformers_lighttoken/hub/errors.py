@@ -164,8 +164,8 @@ def require_write_permission(account: Mapping[str, Any], repo_id: str, *, create
         missing = "the token may only read, its role lacks the permission `write`"
     elif token.get("role") == "fineGrained" and not create_pr and not _scope_allows_writing(token, repo_id):
         missing = f"the fine-grained token lacks the permission `repo.write` for {namespace}"
-    roles = {org.get("name"): org.get("roleInOrg") for org in account.get("orgs", [])}
-    if missing is None and not create_pr and roles.get(namespace) == "read":
+    roles = {_folded(org.get("name")): org.get("roleInOrg") for org in account.get("orgs", [])}
+    if missing is None and not create_pr and roles.get(_folded(namespace)) == "read":
         missing = f"{account.get('name')} has the role `read` in {namespace}, and lacks the role `write`"
     if missing:
         raise HubError(_one_line("write", repo_id, missing, _WRITE))
@@ -173,9 +173,14 @@ def require_write_permission(account: Mapping[str, Any], repo_id: str, *, create
 
 def _scope_allows_writing(token: Mapping[str, Any], repo_id: str) -> bool:
     scopes = token.get("fineGrained", {}).get("scoped", [])
-    names = (repo_id, repo_id.split("/")[0])
+    names = (_folded(repo_id), _folded(repo_id.split("/")[0]))
     writable = [scope for scope in scopes if "repo.write" in scope.get("permissions", [])]
-    return any(scope.get("entity", {}).get("name") in names for scope in writable)
+    return any(_folded(scope.get("entity", {}).get("name")) in names for scope in writable)
+
+
+def _folded(name: Any) -> str:
+    """A name as the Hub compares it: capital letters make no other namespace or repository."""
+    return str(name).casefold()
 
 
 def _explain_answer(error: HfHubHTTPError, action: str, repo_id: str) -> HubError:
