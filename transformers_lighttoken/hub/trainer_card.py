@@ -109,7 +109,7 @@ def _write_card(trainer: Any, model: Any, given: Mapping[str, Any], earlier: Bas
         return
     pushing: Pushing = getattr(trainer, _PUSHING, Pushing())
     api = HfApi(token=pushing.token or trainer.args.hub_token)
-    origin = origin_of(model, api)
+    origin = origin_of(model, api, needs_licence=not given.get("license"))
     tags = given.get("tags")
     wishes = CardWishes(
         license=given.get("license"),
