@@ -10,7 +10,7 @@ from tests.hub_store import HubRefusal, HubStore, StoredFile
 
 def resolve(hub: HubStore, call: Call, repo_id: str, revision: str, path: str) -> Reply:
     """A regular file itself; a redirect to the storage host for a large one."""
-    commit = hub.readable_repo(repo_id, call.token).resolve(name_of(revision))
+    commit = hub.readable_files(repo_id, call.token).resolve(name_of(revision))
     file = commit.files.get(name_of(path))
     if file is None:
         message = f"Entry not found: {name_of(path)}"

@@ -75,7 +75,8 @@ def repo_info(hub: HubStore, call: Call, repo_id: str, revision: str = "main") -
             row |= {"lfs": _lfs_row(file) | {"sha256": file.sha256}} if file.sha256 else {}
         siblings.append(row)
     info = {"id": repo.id, "author": repo.owner, "sha": commit.id, "siblings": siblings, "tags": data.get("tags", [])}
-    info |= {"private": repo.private, "gated": False, "disabled": False, "lastModified": commit.date}
+    info |= {"private": repo.private, "gated": "manual" if repo.gated else False}
+    info |= {"disabled": False, "lastModified": commit.date}
     info |= {"cardData": data} if data else {}
     info |= {key: data[key] for key in ("library_name", "pipeline_tag") if key in data}
     return Reply.of_json(info)

@@ -78,11 +78,17 @@ class RepoSnapshot:
 
 @dataclass
 class Repo:
-    """A model repository: commits, the names that point to them, and its large files by sha256."""
+    """A model repository: commits, the names that point to them, and its large files by sha256.
+
+    A gated one shows its card's metadata and the list of its files to all who see it, but gives the files themselves to
+    its owners and to `readers` alone.
+    """
 
     id: str
     private: bool
     owner: str
+    gated: bool = False
+    readers: set[str] = field(default_factory=set)
     commits: dict[str, Commit] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
@@ -196,6 +202,18 @@ class HubStore:
             raise HubRefusal(404 if account else 401, "Repository not found", "RepoNotFound")
         return repo
 
+    def readable_files(self, repo_id: str, token: str | None) -> Repo:
+        """The repository, if the token may read the files in it."""
+        repo, account = self.readable_repo(repo_id, token), self.account(token)
+        if not repo.gated or self.role_in(account, repo.owner) or (account and account.user in repo.readers):
+            return repo
+        restricted = f"Access to model {repo_id} is restricted"
+        if account is None:
+            must = "You must have access to it and be authenticated to access it. Please log in."
+            raise HubRefusal(401, f"{restricted}. {must}", "GatedRepo")
+        visit = f"Visit {self.url}/{repo_id} to ask for access."
+        raise HubRefusal(403, f"{restricted} and you are not in the authorized list. {visit}", "GatedRepo")
+
     def writable_repo(self, repo_id: str, token: str | None, create_pr: bool = False) -> Repo:
         """The repository, if the token may commit to it; anyone with a write token may open a pull request."""
         account = self.known_account(token)
@@ -213,9 +231,9 @@ class HubStore:
             raise HubRefusal(403, message)
         return account
 
-    def create_repo(self, repo_id: str, private: bool = False) -> Repo:
+    def create_repo(self, repo_id: str, private: bool = False, gated: bool = False) -> Repo:
         namespace = repo_id.split("/")[0]
-        repo = self.repos[repo_id] = Repo(repo_id, private, namespace)
+        repo = self.repos[repo_id] = Repo(repo_id, private, namespace, gated)
         repo.add_commit("main", namespace, "initial commit", {".gitattributes": (GIT_ATTRIBUTES, None)})
         return repo
 

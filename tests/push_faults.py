@@ -2,7 +2,6 @@
 
 import copy
 import io
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
@@ -14,7 +13,10 @@ from transformers import AutoModel
 
 from tests.hub_server import HubServer
 from tests.hub_store import Repo, RepoSnapshot
+from tests.push_messages import BASE, expected_line
+from transformers_lighttoken.checkpoint.identity import checkpoint_identity
 from transformers_lighttoken.cli import main
+from transformers_lighttoken.hub.base_card import CARD
 
 REPO = "alice/tiny-lighttoken"
 STATUSES = (401, 403, 404, 409, 412, 413, 429, 500, 503, 504)
@@ -59,13 +61,14 @@ SCENARIOS = (
     Scenario("private", ("create", "lfs_upload", "commit"), ("--private",), is_new=True),
     Scenario("organisation", ("create", "lfs_upload", "commit"), repo_id="acme/tiny-lighttoken", is_new=True),
     Scenario("pull request", ("preupload", "lfs_upload", "commit"), ("--create-pr",), branch="refs/pr/1"),
-    Scenario("base card", ("head", "download"), ("--base-model", "bob/base"), is_new=True, needs_base_card=True),
+    Scenario("base card", ("head", "download"), ("--base-model", BASE), is_new=True, needs_base_card=True),
 )
 # Nothing of these answers is read, so that a damaged one does no harm; "truncate": they have no body.
 UNREAD = {
     "corrupt": ("lfs_complete", "verify", "branch", "head"),
     "truncate": ("lfs_upload", "head"),
 }
+OF_SOMEBODY_ELSE = "somebody.txt"  # what comes in between with the fault "race"
 HELD_SECONDS, LIMIT_SECONDS = 0.3, 0.1  # of a connection that is held, and of the client
 
 
@@ -75,6 +78,8 @@ class Outcome:
 
     Attributes:
         scenario: the push.
+        step: where the fault was met.
+        fault: an HTTP status or a mode of the server's faults.
         status: exit status of the command.
         message: its last line.
         traceback: whether it showed one.
@@ -82,11 +87,13 @@ class Outcome:
         before: the repository before.
         after: after the push that met the fault.
         repeated: after the repeated push.
-        wanted: path -> content of the files that are to be there.
+        wanted: path -> content of all files that are to be there: those that the same push leaves that meets no fault.
         repeated_status: exit status of the repeated command.
     """
 
     scenario: Scenario
+    step: str
+    fault: str
     status: int
     message: str
     traceback: bool
@@ -99,9 +106,10 @@ class Outcome:
 
     @property
     def is_told(self) -> bool:
-        """Whether the user got one clear line."""
-        told = re.match(r"error: (\S+: could not .|license is not known: )", self.message) is not None
-        return self.status == 1 and not self.traceback and told
+        """Whether the user got the one line that tells of this fault."""
+        of_base = self.scenario.needs_base_card and self.step in ("head", "download")
+        line = expected_line(self.scenario.repo_id, self.step, self.fault, of_base)
+        return self.status == 1 and not self.traceback and line.match(self.message) is not None
 
     @property
     def is_harmless(self) -> bool:
@@ -132,7 +140,10 @@ class Outcome:
         return self.repeated_status == 0 and self._is_whole(self.repeated) and commits == 1 and as_asked
 
     def _is_whole(self, state: RepoSnapshot) -> bool:
-        return set(self.wanted.items()) <= set(state.files.get(self.scenario.branch, {}).items())
+        files = dict(state.files.get(self.scenario.branch, {}))
+        if self.fault == "race":
+            files.pop(OF_SOMEBODY_ELSE, None)
+        return files == self.wanted
 
 
 def does_not_apply(step: str, fault: str) -> bool:
@@ -169,9 +180,8 @@ def push_with_fault(hub: HubServer, repo: Repo, folder: Path, scenario: Scenario
         step: where the fault is met.
         fault: an HTTP status or a mode of the server's faults.
     """
-    hub.clear_faults()
-    hub.store.repos = {} if scenario.is_new else {REPO: copy.deepcopy(repo)}
-    shutil.rmtree(constants.HF_HUB_CACHE, ignore_errors=True)
+    wanted = push_without_fault(hub, repo, folder, scenario)
+    _start_from(hub, repo, scenario)
     command = ["push", str(folder), scenario.repo_id, *scenario.options]
     before = hub.snapshot(scenario.repo_id)
     how = {"status": int(fault)} if fault.isdigit() else {"mode": fault, "seconds": HELD_SECONDS}
@@ -181,13 +191,36 @@ def push_with_fault(hub: HubServer, repo: Repo, folder: Path, scenario: Scenario
         after = hub.snapshot(scenario.repo_id)
         hub.clear_faults()
         repeated_status, _ = run_command(command)
-    own = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    del own["README.md"]
     lines = said.strip().splitlines() or [""]
     return Outcome(
-        *(scenario, status, lines[-1], "Traceback" in said, injected.fired, before, after),
-        *(hub.snapshot(scenario.repo_id), own, repeated_status),
+        *(scenario, step, fault, status, lines[-1], "Traceback" in said, injected.fired, before, after),
+        *(hub.snapshot(scenario.repo_id), wanted, repeated_status),
     )
+
+
+_WANTED: dict[tuple[str, str], dict[str, bytes]] = {}
+_ADDRESS = b"https://address-of-the-hub"  # each server has another port, and a card leads to its base model
+
+
+def push_without_fault(hub: HubServer, repo: Repo, folder: Path, scenario: Scenario) -> dict[str, bytes]:
+    """Path -> content of all files that a push leaves; it is made once for each state of the model."""
+    key = (scenario.name, checkpoint_identity(folder))
+    if key not in _WANTED:
+        _start_from(hub, repo, scenario)
+        with base_card_on_the_hub(hub, folder) if scenario.needs_base_card else nullcontext():
+            status, said = run_command(["push", str(folder), scenario.repo_id, *scenario.options])
+        if status != 0:
+            raise RuntimeError(f"{scenario.name}: a push without a fault failed: {said}")
+        files = hub.snapshot(scenario.repo_id).files[scenario.branch]
+        _WANTED[key] = files | {CARD: files[CARD].replace(hub.url.encode(), _ADDRESS)}
+    files = _WANTED[key]
+    return files | {CARD: files[CARD].replace(_ADDRESS, hub.url.encode())}
+
+
+def _start_from(hub: HubServer, repo: Repo, scenario: Scenario) -> None:
+    hub.clear_faults()
+    hub.store.repos = {} if scenario.is_new else {REPO: copy.deepcopy(repo)}
+    shutil.rmtree(constants.HF_HUB_CACHE, ignore_errors=True)
 
 
 @contextmanager
@@ -195,8 +228,8 @@ def base_card_on_the_hub(hub: HubServer, folder: Path) -> Iterator[None]:
     """Takes the base model's card out of the folder, and puts it on the Hub, meanwhile."""
     card = folder / "README.md"
     content = card.read_bytes()
-    hub.store.create_repo("bob/base")
-    hub.commit("bob/base", {"README.md": content})
+    hub.store.create_repo(BASE)
+    hub.commit(BASE, {"README.md": content})
     card.unlink()
     try:
         yield

@@ -10,6 +10,7 @@ import pytest
 from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
+    GatedRepoError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -81,6 +82,19 @@ class TestDownloads:
             with pytest.raises(RepositoryNotFoundError):
                 call()
         assert hub_api.model_info("alice/model", token=hub.read_token).private
+
+    def test_gated_repo_gives_its_files_to_those_with_access(self, hub: HubServer, hub_api: HfApi):
+        repo = hub.store.create_repo("bob/gated", gated=True)
+        hub.commit("bob/gated", {"config.json": b"{}"})
+        info = hub_api.model_info("bob/gated")
+        assert (info.gated, info.sha) == ("manual", hub.snapshot("bob/gated").heads["main"])
+        for token, status in ((hub.write_token, 403), (False, 401)):
+            with pytest.raises(GatedRepoError, match="Access to model bob/gated is restricted") as caught:
+                hub_api.hf_hub_download("bob/gated", "config.json", token=token)
+            assert caught.value.response.status_code == status
+        assert hub_api.hf_hub_download("bob/gated", "config.json", token=hub.other_token)
+        repo.readers.add("alice")
+        hub_api.hf_hub_download("bob/gated", "config.json", force_download=True)
 
     def test_members_read_the_private_repos_of_their_organisation(self, hub: HubServer, hub_api: HfApi):
         hub.store.create_repo("readers/secret", private=True)

@@ -2,22 +2,43 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json")
-_TORCH_WEIGHTS = re.compile(r"(model|pytorch_model)[^/]*\.(safetensors|bin|json)")
+from .files import CONFIG, TORCH_WEIGHTS, TORCH_WEIGHTS_INDEX, WEIGHTS, WEIGHTS_INDEX
+from .weights import read_index
+
+# The `vocab_files_names` of transformers' tokenizers, those of its earlier versions, and of tokenizers in code of a
+# repository's own.
 _TOKENIZER = re.compile(
-    r"tokenizer.*\.json|added_tokens\.json|special_tokens_map\.json|vocab\.(txt|json)|merges\.txt|[^/]*\.model"
+    r"[^/]*\.(model|spm|bpe|codes|tiktoken|tokenizer)|tokenizer[^/]*\.json|[^/]*vocab[^/]*\.(txt|json)|"
+    r"(merges|dict)\.txt|"
+    r"(added_tokens|special_tokens_map|normalizer|emoji|byte_maps|word_shape|word_pronunciation|tekken)\.json"
 )
 
 
-def decisive_files(names: Iterable[str]) -> list[str]:
-    """The files that decide what a checkpoint computes; weights in another form, beside those that load, do not."""
-    names = sorted(names)
-    own = [name for name in names if _WEIGHTS.fullmatch(name)]
-    weights = own or [name for name in names if _TORCH_WEIGHTS.fullmatch(name)]
-    return sorted(["config.json"] * ("config.json" in names) + weights + tokenizer_files(names))
+def decisive_files(names: Collection[str], folder: Path) -> list[str]:
+    """The files that decide what a checkpoint computes: config, tokenizer, and the weights that transformers loads.
+
+    Args:
+        names: of the files.
+        folder: where the index of shards lies, if there is one.
+
+    Raises:
+        LightTokenCheckpointError: if the index is damaged.
+    """
+    return sorted([CONFIG] * (CONFIG in names) + _loaded_weights(names, folder) + tokenizer_files(names))
+
+
+def _loaded_weights(names: Collection[str], folder: Path) -> list[str]:
+    """The weights in the order of `from_pretrained`: safetensors first, one file before shards."""
+    for whole, index in ((WEIGHTS, WEIGHTS_INDEX), (TORCH_WEIGHTS, TORCH_WEIGHTS_INDEX)):
+        if whole in names:
+            return [whole]
+        if index in names:
+            shards = set(read_index(folder / index)["weight_map"].values())
+            return [index, *(name for name in names if name in shards)]
+    return []
 
 
 def tokenizer_files(names: Iterable[str]) -> list[str]:
@@ -36,9 +57,13 @@ def identity_of(hashes: Mapping[str, str]) -> str:
 
 
 def checkpoint_identity(folder: Path) -> str:
-    """The identity of the checkpoint in a folder, whose files are read for it: the same for a copy elsewhere."""
+    """The identity of the checkpoint in a folder, whose files are read for it: the same for a copy elsewhere.
+
+    Raises:
+        LightTokenCheckpointError: if the index of its shards is damaged.
+    """
     names = [path.name for path in folder.iterdir() if path.is_file()]
-    return identity_of({name: file_sha256(folder / name) for name in decisive_files(names)})
+    return identity_of({name: file_sha256(folder / name) for name in decisive_files(names, folder)})
 
 
 def file_sha256(path: Path) -> str:

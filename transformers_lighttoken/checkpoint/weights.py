@@ -48,7 +48,7 @@ def read_weights(folder: Path) -> Weights:
     names = [WEIGHTS]
     _check_format(folder)
     if not (folder / WEIGHTS).is_file():
-        index = _read_index(folder / WEIGHTS_INDEX)
+        index = read_index(folder / WEIGHTS_INDEX)
         names = sorted(set(index["weight_map"].values()))
         _check_present(folder, names, WEIGHTS_INDEX)
     tensors: dict[str, StoredTensor] = {}
@@ -88,7 +88,7 @@ def convert_weights(folder: Path, into: Path) -> None:
     if (folder / TORCH_WEIGHTS).is_file():
         _convert_file(folder / TORCH_WEIGHTS, into / WEIGHTS)
         return
-    index = _read_index(folder / TORCH_WEIGHTS_INDEX)
+    index = read_index(folder / TORCH_WEIGHTS_INDEX)
     renamed = {
         name: name.replace("pytorch_model", "model").removesuffix(".bin") + ".safetensors"
         for name in sorted(set(index["weight_map"].values()))
@@ -112,7 +112,12 @@ def _convert_file(path: Path, into: Path) -> None:
     write_tensors(into, {key: NewTensor.of(tensor) for key, tensor in state.items()}, {"format": "pt"})
 
 
-def _read_index(path: Path) -> dict[str, Any]:
+def read_index(path: Path) -> dict[str, Any]:
+    """Reads the index of shards.
+
+    Raises:
+        LightTokenCheckpointError: if it is damaged.
+    """
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(index["weight_map"], dict):

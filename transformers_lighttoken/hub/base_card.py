@@ -11,6 +11,7 @@ import yaml
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import (
     EntryNotFoundError,
+    HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
@@ -21,6 +22,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from .errors import MALFORMED, HubError, call_hub
 from .markup import one_line
+from .restricted import RestrictedError, explain_restriction
 from .target import has_hash
 
 logger = logging.getLogger(__name__)
@@ -30,6 +32,7 @@ TAGS = ("lighttoken", "compressed")
 RELATION = "quantized"
 OF_THE_BASE = ", that of the base model"
 """How our card goes on after the licence that it has from the base model."""
+LEFT_OUT = "what its card says of language and task is left out: pass language= (--language) where it is known."
 _LARGEST_CARD = 4 << 20
 WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,79}")
 LANGUAGE = re.compile(r"[A-Za-z][A-Za-z0-9-]{1,30}")
@@ -40,6 +43,7 @@ _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 MORE_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_:/-]{0,79}")
 _INHERITED_LICENCE = re.compile(rf"^Licence: .*{OF_THE_BASE}\.$", re.MULTILINE)
 _AUTOMATIC_TAGS = {*TAGS, "sentence-transformers"}
+_NOT_THERE = (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError)
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,7 @@ def find_base(
     recorded: str | None = None,
     revision: str | None = None,
     card: BaseCard | None = None,
+    needs_licence: bool = True,
 ) -> BaseModel:
     """Finds the base model's name and card: the card in the folder first; that on the Hub if it names no licence.
 
@@ -122,9 +127,11 @@ def find_base(
         recorded: the base model as it was recorded when the tables were made.
         revision: its commit, recorded with it.
         card: instead of the one in the folder.
+        needs_licence: whether the licence has to come from the base model.
 
     Raises:
         ValueError: if `name` cannot be that of a repository.
+        RestrictedError: if the licence is needed, and the base model's card may not be read.
         HubError: if the Hub has to be asked, and fails.
     """
     if name is not None and as_repo_id(name) is None:
@@ -133,7 +140,13 @@ def find_base(
     found = name or as_repo_id(recorded) or card.base_model
     commit = revision if found == recorded and isinstance(revision, str) and COMMIT.fullmatch(revision) else None
     if found and not card.license:
-        fetched = fetch_card(api, found, commit) or BaseCard()
+        try:
+            fetched = fetch_card(api, found, commit) or BaseCard()
+        except RestrictedError:
+            if needs_licence:
+                raise
+            logger.warning("%s: access to it is restricted, so that %s", found, LEFT_OUT)
+            fetched = BaseCard()
         # The licence is the base model's whole, not a mixture with what the card here says beside none.
         known = {key: value for key in ("language", "pipeline_tag") if (value := getattr(card, key)) is not None}
         card = replace(fetched, **known, tags=card.tags)
@@ -149,9 +162,10 @@ def read_card(folder: Path) -> BaseCard | None:
 
 
 def fetch_card(api: HfApi, repo_id: str, revision: str | None = None) -> BaseCard | None:
-    """The card of a repository on the Hub; None if there is none that can be read.
+    """The card of a repository on the Hub; None if there is none.
 
     Raises:
+        RestrictedError: if it may not be read.
         HubError: if the Hub, or the connection to it, fails.
     """
     path = fetch_file(api, repo_id, CARD, revision)
@@ -162,23 +176,30 @@ def fetch_file(api: HfApi, repo_id: str, name: str, revision: str | None = None)
     """A file of the base model's repository; None if it is not there.
 
     Raises:
+        RestrictedError: if it may not be read.
         HubError: if the Hub, or the connection to it, fails.
     """
+    action = f"read {name} of the base model"
 
-    def download() -> Path | None:
+    def download() -> Path | RestrictedError | None:
         try:
             path = Path(api.hf_hub_download(repo_id, name, revision=revision))
             if _is_damaged(path):
                 path = Path(api.hf_hub_download(repo_id, name, revision=revision, force_download=True))
-        except LocalEntryNotFoundError:  # the Hub could not be asked
-            raise
-        except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError):
-            return None
+        except (HfHubHTTPError, EntryNotFoundError) as error:
+            restricted = explain_restriction(error, action, repo_id)
+            could_be_asked = not isinstance(error, LocalEntryNotFoundError)
+            if restricted is None and not (could_be_asked and isinstance(error, _NOT_THERE)):
+                raise
+            return restricted
         if _is_damaged(path):
-            raise HubError(f"{repo_id}: could not read {name} of the base model, it arrives damaged. Repeat it.")
+            raise HubError(f"{repo_id}: could not {action}, it arrives damaged. Repeat it.")
         return path
 
-    return call_hub(f"read {name} of the base model", repo_id, download, malformed=MALFORMED)
+    found = call_hub(action, repo_id, download, malformed=MALFORMED)
+    if isinstance(found, RestrictedError):  # raised here, it is not chained to the request that holds the token
+        raise found
+    return found
 
 
 def _is_damaged(path: Path) -> bool:

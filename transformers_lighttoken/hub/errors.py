@@ -115,11 +115,11 @@ def call_hub(
     except Exception as error:
         failure = explain_hub_error(error, action, repo_id)
         if failure is None and isinstance(error, broken):
-            what = f"it broke off: {_quote(str(error), error)}"
-            failure = HubError(_one_line(action, repo_id, what, f"Repeat it. {_REPEAT}", error=error))
+            what = f"it broke off: {quote(str(error), error)}"
+            failure = HubError(failure_line(action, repo_id, what, f"Repeat it. {_REPEAT}", error=error))
         if failure is None and isinstance(error, malformed):
-            what = f"the answer is not the Hub's ({type(error).__name__}: {_quote(str(error), error)})"
-            failure = HubError(_one_line(action, repo_id, what, _NOT_THE_HUB, error=error))
+            what = f"the answer is not the Hub's ({type(error).__name__}: {quote(str(error), error)})"
+            failure = HubError(failure_line(action, repo_id, what, _NOT_THE_HUB, error=error))
         if failure is None:
             raise
     raise failure
@@ -143,7 +143,7 @@ def explain_hub_error(error: BaseException, action: str, repo_id: str) -> HubErr
     if isinstance(error, HfHubHTTPError):
         return _explain_answer(error, action, repo_id)
     reason = _explain_without_answer(error)
-    return HubError(_one_line(action, repo_id, *reason, error=error)) if reason else None
+    return HubError(failure_line(action, repo_id, *reason, error=error)) if reason else None
 
 
 def require_write_permission(account: Mapping[str, Any], repo_id: str, *, create_pr: bool = False) -> None:
@@ -164,26 +164,31 @@ def require_write_permission(account: Mapping[str, Any], repo_id: str, *, create
         missing = "the token may only read, its role lacks the permission `write`"
     elif token.get("role") == "fineGrained" and not create_pr and not _scope_allows_writing(token, repo_id):
         missing = f"the fine-grained token lacks the permission `repo.write` for {namespace}"
-    roles = {org.get("name"): org.get("roleInOrg") for org in account.get("orgs", [])}
-    if missing is None and not create_pr and roles.get(namespace) == "read":
+    roles = {_folded(org.get("name")): org.get("roleInOrg") for org in account.get("orgs", [])}
+    if missing is None and not create_pr and roles.get(_folded(namespace)) == "read":
         missing = f"{account.get('name')} has the role `read` in {namespace}, and lacks the role `write`"
     if missing:
-        raise HubError(_one_line("write", repo_id, missing, _WRITE))
+        raise HubError(failure_line("write", repo_id, missing, _WRITE))
 
 
 def _scope_allows_writing(token: Mapping[str, Any], repo_id: str) -> bool:
     scopes = token.get("fineGrained", {}).get("scoped", [])
-    names = (repo_id, repo_id.split("/")[0])
+    names = (_folded(repo_id), _folded(repo_id.split("/")[0]))
     writable = [scope for scope in scopes if "repo.write" in scope.get("permissions", [])]
-    return any(scope.get("entity", {}).get("name") in names for scope in writable)
+    return any(_folded(scope.get("entity", {}).get("name")) in names for scope in writable)
+
+
+def _folded(name: Any) -> str:
+    """A name as the Hub compares it: capital letters make no other namespace or repository."""
+    return str(name).casefold()
 
 
 def _explain_answer(error: HfHubHTTPError, action: str, repo_id: str) -> HubError:
     """For an error status that the Hub sent."""
     status, bad_token = error.response.status_code, "Invalid credentials" in (error.server_message or "")
     what, remedy = _BY_STATUS.get(status, _SERVER if status >= 500 else _UNKNOWN)
-    says = _quote(error.server_message, error)
-    if status in (401, 403, 404, 410) and _is_of_storage(error):
+    says = quote(error.server_message, error)
+    if status in (401, 403, 404, 410) and is_of_storage(error):
         what, remedy = _STORAGE
     elif isinstance(error, GatedRepoError):
         what, remedy = "access to it is restricted", "Ask its owner for access at {endpoint}/{repo}."
@@ -199,11 +204,11 @@ def _explain_answer(error: HfHubHTTPError, action: str, repo_id: str) -> HubErro
         what = "the Hub asks for a token, and none was sent"
     elif status == 403 and _READ_ONLY.search(error.server_message or ""):
         what, says = "the token may only read, it lacks the permission `write`", ""
-    line = _one_line(action, repo_id, f"{what} (HTTP {status})", remedy, says=says, wait=_wait(error), error=error)
+    line = failure_line(action, repo_id, f"{what} (HTTP {status})", remedy, says=says, wait=_wait(error), error=error)
     return HubError(line, status=status, request_id=error.request_id)
 
 
-def _is_of_storage(error: HfHubHTTPError) -> bool:
+def is_of_storage(error: HfHubHTTPError) -> bool:
     """Whether the answer is that of the host that keeps large files, to which signed addresses lead."""
     try:
         address = str(error.response.request.url)
@@ -233,7 +238,7 @@ def _explain_without_answer(error: BaseException) -> tuple[str, str] | None:
         return "the answer is not the Hub's (no JSON)", _NOT_THE_HUB
     for start, what in _REFUSED_CONTENT.items():
         if isinstance(error, ValueError) and text.startswith(start):
-            return f"{what}: {_quote(text.removeprefix(start), error)}", "Correct it and repeat."
+            return f"{what}: {quote(text.removeprefix(start), error)}", "Correct it and repeat."
     return None
 
 
@@ -244,7 +249,7 @@ def _wait(error: HfHubHTTPError) -> str:
     return f"{seconds} seconds" if seconds.isdigit() and int(seconds) > 0 else "a minute"
 
 
-def _quote(server_message: str | None, error: BaseException) -> str:
+def quote(server_message: str | None, error: BaseException) -> str:
     """What the Hub says, in one line of bounded length; nothing if it is a page of markup."""
     text = _without_secrets(server_message or "", error)
     if text.startswith("<"):
@@ -252,7 +257,7 @@ def _quote(server_message: str | None, error: BaseException) -> str:
     return text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "..."
 
 
-def _one_line(
+def failure_line(
     action: str,
     repo_id: str,
     what: str,

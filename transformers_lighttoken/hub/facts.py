@@ -181,6 +181,7 @@ def _base(api: HfApi, folder: Path, report: CompressionReport, wishes: CardWishe
         recorded=report.source,
         revision=report.revision,
         card=wishes.base_card,
+        needs_licence=wishes.license is None,
     )
     task = wishes.training.pipeline_tag or (base.card.pipeline_tag if wishes.has_base_head else None)
     return replace(base, card=replace(base.card, pipeline_tag=task))

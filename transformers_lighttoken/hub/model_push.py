@@ -1,6 +1,7 @@
 """`model.push_to_hub` of a compressed model: as `push_compressed`, with the card of the checkpoint it came from."""
 
 import json
+import logging
 import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -10,12 +11,15 @@ from huggingface_hub import CommitInfo, HfApi
 from transformers import PreTrainedModel
 
 from ..checkpoint.files import CONFIG
-from .base_card import BaseCard, as_repo_id, fetch_card, fetch_file, read_card
+from .base_card import LEFT_OUT, BaseCard, as_repo_id, fetch_card, fetch_file, read_card
 from .client import hub_api
 from .facts import CardWishes
 from .options import PushOptions
 from .push import push_checkpoint
+from .restricted import RestrictedError
 from .results import Evaluation
+
+logger = logging.getLogger(__name__)
 
 
 def push_model(
@@ -68,7 +72,7 @@ def push_model(
         ValueError: if no licence is known; pass `license=`.
         HubError: if the Hub, or the connection to it, fails, or the token may not write.
     """
-    origin = origin_of(model, hub_api(token))
+    origin = origin_of(model, hub_api(token), needs_licence=license is None)
     wishes = CardWishes(
         license=license,
         license_name=license_name,
@@ -109,7 +113,7 @@ class Origin:
     has_same_head: bool = False
 
 
-def origin_of(model: PreTrainedModel, api: HfApi) -> Origin:
+def origin_of(model: PreTrainedModel, api: HfApi, *, needs_licence: bool = True) -> Origin:
     """Where a model was loaded from.
 
     A model that was loaded from a compressed checkpoint inherits from that one's card, a model that was compressed in
@@ -118,8 +122,10 @@ def origin_of(model: PreTrainedModel, api: HfApi) -> Origin:
     Args:
         model: compressed.
         api: the client.
+        needs_licence: whether the licence has to come from there.
 
     Raises:
+        RestrictedError: if the licence is needed, and the card there may not be read.
         HubError: if the Hub has to be asked, and fails.
     """
     source = getattr(model.config, "_name_or_path", "") or ""
@@ -130,8 +136,14 @@ def origin_of(model: PreTrainedModel, api: HfApi) -> Origin:
     if as_repo_id(source) is None:
         return Origin()
     commit = getattr(model.config, "_commit_hash", None)
-    card = fetch_card(api, source, commit)
-    same_head = _has_head_of(model, fetch_file(api, source, CONFIG, commit))
+    try:
+        card = fetch_card(api, source, commit)
+        same_head = _has_head_of(model, fetch_file(api, source, CONFIG, commit))
+    except RestrictedError:
+        if needs_licence:
+            raise
+        logger.warning("%s: access to it is restricted, so that %s", source, LEFT_OUT)
+        card, same_head = None, False
     if card is not None and card.base_model:
         return Origin(card.base_model, card, same_head)
     provenance = getattr(getattr(model.config, "quantization_config", None), "provenance", None) or {}

@@ -35,7 +35,7 @@ def results_to_publish(
     own = folder / FILE_NAME
     if not (evaluations or own.is_file() or FILE_NAME in target.files):
         return Evaluated()
-    identity = _identity(client, target, files)
+    identity = _identity(client, target, folder, files)
     given = read_results(evaluations, identity) if evaluations else Evaluated()
     published = [own.read_bytes()] if own.is_file() else []
     published += [client.read(target, FILE_NAME)] if FILE_NAME in target.files else []
@@ -47,9 +47,9 @@ def results_to_publish(
     return given.completed_by(known[0]) if known else given
 
 
-def _identity(client: HubClient, target: Target, files: Mapping[str, Path | bytes]) -> str:
+def _identity(client: HubClient, target: Target, folder: Path, files: Mapping[str, Path | bytes]) -> str:
     """The identity of what will be in the repository: a tokenizer that is there goes with a model that brings none."""
-    hashes = {name: sha256_of(files[name]) for name in decisive_files(files)}
+    hashes = {name: sha256_of(files[name]) for name in decisive_files(files, folder)}
     if not tokenizer_files(files):
         for name in tokenizer_files(target.files):
             known = target.files[name]

@@ -1,6 +1,7 @@
 """Time limits for calls of the Hub."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,29 +20,61 @@ def limited_time() -> Iterator[None]:
     Its client waits for ever otherwise, in uploads and commits. It also closes the session where a connection fails,
     and goes on with another one: what makes that one is wrapped too. `set_client_factory` would not do, because it
     closes the session, with what the user has set on it, and the user's own factory cannot be asked for.
+
+    The session is that of all threads: the limits stay until the last of them has left.
     """
-    limited: list[tuple[Any, Any]] = []
-
-    def limit(session: Any) -> Any:
-        limited.append((session, session.timeout))
-        session.timeout = _with_limits(session.timeout)
-        return session
-
-    own_factory: Any = getattr(_http, _FACTORY, None)  # a private name: without it, sessions made anew have no limits
-    limit(get_session())
-
-    def factory() -> Any:
-        return limit(own_factory())
-
-    if own_factory is not None:
-        setattr(_http, _FACTORY, factory)
+    _LIMITS.enter()
     try:
+        # Outside of our lock: where it makes a session, it holds huggingface_hub's lock, and asks for ours.
+        _LIMITS.limit(get_session())
         yield
     finally:
-        if getattr(_http, _FACTORY, None) is factory:
-            setattr(_http, _FACTORY, own_factory)
-        for session, own in limited:
-            session.timeout = own
+        _LIMITS.leave()
+
+
+class _Limits:
+    """What is changed of huggingface_hub while any thread wants time limits, and what it was before."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._limited: list[tuple[Any, Any, Any]] = []  # session, its own time limits, those it has from us
+        self._own: Any = None
+        self._wrapped: Callable[[], Any] | None = None
+
+    def enter(self) -> None:
+        """Counts a thread in, and wraps what makes sessions unless it is wrapped already."""
+        with self._lock:
+            self._threads += 1
+            current: Any = getattr(_http, _FACTORY, None)  # a private name: without it, new sessions have no limits
+            if current is not None and current is not self._wrapped:
+                self._own, self._wrapped = current, lambda: self.limit(current())
+                setattr(_http, _FACTORY, self._wrapped)
+
+    def limit(self, session: Any) -> Any:
+        """Gives a session time limits, if it has none from us and any thread still wants them."""
+        with self._lock:
+            if self._threads and not any(known is session for known, _, _ in self._limited):
+                own = session.timeout
+                session.timeout = _with_limits(own)
+                self._limited.append((session, own, session.timeout))
+        return session
+
+    def leave(self) -> None:
+        """Counts a thread out; after the last one all is as it was, but for what somebody else has set since."""
+        with self._lock:
+            self._threads -= 1
+            if self._threads:
+                return
+            if self._wrapped is not None and getattr(_http, _FACTORY, None) is self._wrapped:
+                setattr(_http, _FACTORY, self._own)
+            for session, own, ours in self._limited:
+                if session.timeout == ours:
+                    session.timeout = own
+            self._limited, self._own, self._wrapped = [], None, None
+
+
+_LIMITS = _Limits()
 
 
 def _with_limits(own: Any) -> Any:

@@ -103,7 +103,7 @@ def _write_card(trainer: Any, model: Any, given: Mapping[str, Any], earlier: Bas
         return
     pushing = Pushing.of(trainer)
     api = hub_api(pushing.token)
-    origin = origin_of(model, api)
+    origin = origin_of(model, api, needs_licence=not given.get("license"))
     tags = given.get("tags")
     wishes = CardWishes(
         license=given.get("license"),

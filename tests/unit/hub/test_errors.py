@@ -330,6 +330,19 @@ class TestWritePermission:
             require_write_permission(account, "acme/m")
         require_write_permission(account, "acme/m", create_pr=True)
 
+    @pytest.mark.parametrize(
+        ("scope", "repo_id"),
+        [("Alice", "alice/m"), ("alice", "ALICE/m"), ("Alice/M", "alice/m"), ("alice/m", "Alice/M")],
+    )
+    def test_names_that_differ_in_capital_letters_are_the_same(self, scope: str, repo_id: str):
+        require_write_permission(self.account("fineGrained", (scope, ["repo.write"])), repo_id)
+        with pytest.raises(HubError, match="fine-grained token lacks the permission `repo.write` for bob"):
+            require_write_permission(self.account("fineGrained", (scope, ["repo.write"])), "bob/m")
+
+    def test_role_in_an_organisation_whatever_its_capital_letters(self):
+        with pytest.raises(HubError, match="^Acme/m: could not write, alice has the role `read` in Acme, and lacks"):
+            require_write_permission(self.account("write", org_role="read"), "Acme/m")
+
     def test_what_the_answer_leaves_open_is_left_to_the_hub(self):
         require_write_permission({}, "alice/m")
 
