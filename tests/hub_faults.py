@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 
 STEPS = (
-    *("whoami", "create", "delete", "validate_yaml", "repo_info", "commits", "tree", "paths_info", "refs"),
-    *("branch", "tag", "preupload", "batch", "lfs_upload", "lfs_complete", "verify", "commit", "head", "download"),
+    *("whoami", "create", "delete", "move", "validate_yaml", "repo_info", "commits", "tree", "paths_info", "refs"),
+    *("discussions", "branch", "tag", "preupload", "batch", "lfs_upload", "lfs_complete", "verify", "commit"),
+    *("head", "download"),
 )
 MODES = {
     "status": "answer with the fault's status; the request is not carried out",

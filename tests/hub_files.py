@@ -44,7 +44,8 @@ def storage_get(hub: HubStore, call: Call, repo_id: str, sha256: str) -> Reply:
 def batch(hub: HubStore, call: Call, repo_id: str) -> Reply:
     """Says for each large file whether and where to upload it."""
     wanted = call.json()
-    repo = hub.writable_repo(repo_id, call.token, create_pr="ref" not in wanted)
+    revision = wanted.get("ref", {}).get("name", "")
+    repo = hub.writable_repo(repo_id, call.token, create_pr="ref" not in wanted, revision=revision)
     objects = []
     for item in wanted["objects"]:
         answer = {"oid": item["oid"], "size": item["size"]}

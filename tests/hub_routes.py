@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
@@ -43,7 +44,7 @@ def create(hub: HubStore, call: Call) -> Reply:
     if repo_id in hub.repos:
         raise HubRefusal(409, "You already created this model repo", url=f"{hub.url}/{repo_id}")
     private = wanted.get("visibility") == "private" or bool(wanted.get("private"))  # huggingface_hub 2 and 1
-    hub.create_repo(repo_id, private=private)
+    hub.create_repo(repo_id, private=private, author=account.user)
     return Reply.of_json({"url": f"{hub.url}/{repo_id}", "name": repo_id, "id": repo_id})
 
 
@@ -54,6 +55,28 @@ def delete(hub: HubStore, call: Call) -> Reply:
     hub.require_namespace(namespace, call.token, "delete")
     del hub.repos[repo.id]
     return Reply.of_json({})
+
+
+def move(hub: HubStore, call: Call) -> Reply:
+    wanted = call.json()
+    repo = hub.readable_repo(wanted["fromRepo"], call.token)
+    for name in (repo.id, wanted["toRepo"]):
+        hub.require_namespace(name.split("/")[0], call.token, "move")
+    if wanted["toRepo"] in hub.repos:
+        raise HubRefusal(409, f"{wanted['toRepo']} exists already")
+    hub.rename_repo(repo.id, wanted["toRepo"])
+    return Reply.of_json({})
+
+
+def redirect(hub: HubStore, call: Call) -> Reply | None:
+    """Sends a request for a repository under a former name to its name now, with method and body."""
+    match = re.match(r"(?:/api/models)?/([^/]+/[^/]+?)(?=\.git/|/|$)", call.path)
+    if match is None or match.group(1) not in hub.renamed:
+        return None
+    now = hub.readable_repo(hub.renamed[match.group(1)], call.token).id
+    query = f"?{urlencode(call.query, doseq=True)}" if call.query else ""
+    path = call.path[: match.start(1)] + now + call.path[match.end(1) :]
+    return Reply(307, b"", {"Location": path + query})
 
 
 def validate_yaml(hub: HubStore, call: Call) -> Reply:
@@ -152,6 +175,17 @@ def refs(hub: HubStore, call: Call, repo_id: str) -> Reply:
     )
 
 
+def discussions(hub: HubStore, call: Call, repo_id: str) -> Reply:
+    """The pull requests: there are no other discussions here."""
+    repo = hub.readable_repo(repo_id, call.token)
+    rows = [
+        {"num": int(ref.rsplit("/", 1)[-1]), "title": c.title, "author": {"name": c.author}, "createdAt": c.date}
+        for ref, c in repo.proposals.items()
+    ]
+    same = {"status": "open", "isPullRequest": True, "repo": {"name": repo.id, "type": "model"}}
+    return Reply.of_json({"discussions": [row | same for row in rows], "count": len(rows), "start": 0})
+
+
 def create_branch(hub: HubStore, call: Call, repo_id: str, branch: str) -> Reply:
     repo = hub.writable_repo(repo_id, call.token)
     if name_of(branch) in repo.branches:
@@ -177,7 +211,7 @@ def delete_ref(hub: HubStore, call: Call, repo_id: str, kind: str, name: str) ->
 
 
 def preupload(hub: HubStore, call: Call, repo_id: str, revision: str) -> Reply:
-    repo = hub.writable_repo(repo_id, call.token, call.flag("create_pr"))
+    repo = hub.writable_repo(repo_id, call.token, call.flag("create_pr"), name_of(revision))
     present = repo.resolve(name_of(revision)).files
     answers = []
     for wanted in call.json()["files"]:
@@ -191,7 +225,7 @@ def preupload(hub: HubStore, call: Call, repo_id: str, revision: str) -> Reply:
 
 def commit(hub: HubStore, call: Call, repo_id: str, revision: str) -> Reply:
     create_pr, branch = call.flag("create_pr"), name_of(revision)
-    repo = hub.writable_repo(repo_id, call.token, create_pr)
+    repo = hub.writable_repo(repo_id, call.token, create_pr, branch)
     parent = repo.resolve(branch)
     lines = [json.loads(line) for line in call.body.splitlines() if line]
     header = next(line["value"] for line in lines if line["key"] == "header")

@@ -37,6 +37,7 @@ ROUTES: list[tuple[str, str, str, Action]] = [
     ("whoami", "GET", "/api/whoami-v2", hub_routes.whoami),
     ("create", "POST", "/api/repos/create", hub_routes.create),
     ("delete", "DELETE", "/api/repos/delete", hub_routes.delete),
+    ("move", "POST", "/api/repos/move", hub_routes.move),
     ("validate_yaml", "POST", "/api/validate-yaml", hub_routes.validate_yaml),
     ("lfs_complete", "POST", f"/api/complete_multipart/{NAME}", hub_files.complete),
     ("repo_info", "GET", f"/api/models/{REPO}", hub_routes.repo_info),
@@ -45,6 +46,7 @@ ROUTES: list[tuple[str, str, str, Action]] = [
     ("tree", "GET", f"/api/models/{REPO}/tree/{NAME}(?:/(.+))?", hub_routes.tree),
     ("paths_info", "POST", f"/api/models/{REPO}/paths-info/{NAME}", hub_routes.paths_info),
     ("refs", "GET", f"/api/models/{REPO}/refs", hub_routes.refs),
+    ("discussions", "GET", f"/api/models/{REPO}/discussions", hub_routes.discussions),
     ("branch", "POST", f"/api/models/{REPO}/branch/{NAME}", hub_routes.create_branch),
     ("tag", "POST", f"/api/models/{REPO}/tag/{NAME}", hub_routes.create_tag),
     ("branch", "DELETE", f"/api/models/{REPO}/(branch)/{NAME}", hub_routes.delete_ref),
@@ -234,7 +236,7 @@ def _answer(
             repo_id, branch = re.fullmatch(rf"/api/models/{REPO}/commit/{NAME}", call.path).groups()  # type: ignore[union-attr]
             hub.commit(repo_id, {"somebody.txt": b"a commit in between\n"}, branch)
         try:
-            reply = action(hub.store, call)
+            reply = hub_routes.redirect(hub.store, call) or action(hub.store, call)
         except HubRefusal as refusal:
             reply = Reply.of_refusal(refusal)
     if mode == "corrupt" and step != "lfs_upload":

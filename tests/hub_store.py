@@ -93,6 +93,7 @@ class Repo:
     branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     pull_requests: dict[str, str] = field(default_factory=dict)
+    proposals: dict[str, Commit] = field(default_factory=dict)  # pull request -> the commit that opened it
     large_files: dict[str, bytes] = field(default_factory=dict)
 
     def resolve(self, revision: str) -> Commit:
@@ -124,6 +125,8 @@ class Repo:
         commit = Commit(commit_id, parent, title, description, author, timestamp(), files)
         self.commits[commit_id] = commit
         refs[ref] = commit_id
+        if create_pr:
+            self.proposals[ref] = commit
         return commit, ref
 
     def _where_to_commit(self, branch: str, create_pr: bool) -> tuple[dict[str, str], str]:
@@ -167,6 +170,7 @@ class HubStore:
         self.organisations: dict[str, dict[str, str]] = {}  # user -> organisation -> role in it
         self.tokens: dict[str, Token] = {}
         self.repos: dict[str, Repo] = {}
+        self.renamed: dict[str, str] = {}  # former name of a repository -> its name now
         self.upload_parts: dict[tuple[str, str], dict[int, bytes]] = {}  # (repo, sha256) -> part number -> bytes
 
     def add_user(self, name: str, organisations: Mapping[str, str] | None = None) -> None:
@@ -214,13 +218,17 @@ class HubStore:
         visit = f"Visit {self.url}/{repo_id} to ask for access."
         raise HubRefusal(403, f"{restricted} and you are not in the authorized list. {visit}", "GatedRepo")
 
-    def writable_repo(self, repo_id: str, token: str | None, create_pr: bool = False) -> Repo:
-        """The repository, if the token may commit to it; anyone with a write token may open a pull request."""
+    def writable_repo(self, repo_id: str, token: str | None, create_pr: bool = False, revision: str = "") -> Repo:
+        """The repository, if the token may commit to it.
+
+        Anyone with a write token may open a pull request, and commit to those that are their own.
+        """
         account = self.known_account(token)
         repo = self.readable_repo(repo_id, token)
         if not account.can_write:
             raise HubRefusal(403, "you must use a write token to upload to a repository.")
-        if not create_pr and self.role_in(account, repo.owner) not in ("write", "admin"):
+        is_own = revision in repo.proposals and repo.proposals[revision].author == account.user
+        if not create_pr and not is_own and self.role_in(account, repo.owner) not in ("write", "admin"):
             raise HubRefusal(403, "pass `create_pr=1` as a query parameter to create a Pull Request")
         return repo
 
@@ -231,11 +239,19 @@ class HubStore:
             raise HubRefusal(403, message)
         return account
 
-    def create_repo(self, repo_id: str, private: bool = False, gated: bool = False) -> Repo:
+    def create_repo(self, repo_id: str, private: bool = False, gated: bool = False, author: str | None = None) -> Repo:
         namespace = repo_id.split("/")[0]
+        self.renamed.pop(repo_id, None)
         repo = self.repos[repo_id] = Repo(repo_id, private, namespace, gated)
-        repo.add_commit("main", namespace, "initial commit", {".gitattributes": (GIT_ATTRIBUTES, None)})
+        repo.add_commit("main", author or namespace, "initial commit", {".gitattributes": (GIT_ATTRIBUTES, None)})
         return repo
+
+    def rename_repo(self, former: str, repo_id: str) -> None:
+        """Gives a repository another name; requests to the former one are redirected from then on."""
+        repo = self.repos[repo_id] = self.repos.pop(former)
+        repo.id, repo.owner = repo_id, repo_id.split("/")[0]
+        self.renamed = {name: repo_id if now == former else now for name, now in self.renamed.items()}
+        self.renamed[former] = repo_id
 
 
 def is_large_file(repo_files: Mapping[str, StoredFile], path: str, sample: bytes, size: int) -> bool:

@@ -166,6 +166,25 @@ class TestPullRequestsAndRefs:
         path = hub_api.hf_hub_download("alice/model", "config.json", revision="refs/pr/1")
         assert Path(path).read_bytes() == b"{}"
 
+    def test_pull_request_is_its_authors(self, hub: HubServer, hub_api: HfApi):
+        hub_api.create_repo("acme/model")
+        assert hub.store.repos["acme/model"].history("main")[0].author == "alice"
+        hub.store.add_user("carol")
+        bob, carol = (HfApi(endpoint=hub.url, token=hub.store.issue_token(name)) for name in ("bob", "carol"))
+        operations = [CommitOperationAdd("a.txt", b"1"), CommitOperationAdd("a.bin", b"\0\1")]
+        bob.create_commit("acme/model", operations, commit_message="mine", create_pr=True)
+        (opened,) = carol.get_repo_discussions("acme/model")
+        assert (opened.author, opened.num, opened.title, opened.is_pull_request) == ("bob", 1, "mine", True)
+        more = [CommitOperationAdd("b.bin", b"\0\2")]
+        with pytest.raises(HfHubHTTPError, match="create_pr=1"):
+            carol.create_commit("acme/model", more, commit_message="hers", revision="refs/pr/1")
+        bob.create_commit("acme/model", more, commit_message="more", revision="refs/pr/1")
+        hub_api.create_commit(
+            "acme/model", [CommitOperationAdd("c.txt", b"3")], commit_message="x", revision="refs/pr/1"
+        )
+        authors = [commit.author for commit in hub.store.repos["acme/model"].history("refs/pr/1")]
+        assert authors == ["alice", "bob", "bob", "alice"]
+
     def test_commit_on_an_open_pull_request(self, hub: HubServer, hub_api: HfApi):
         hub_api.create_repo("alice/model")
         first, second = [CommitOperationAdd("a.txt", b"1")], [CommitOperationAdd("a.txt", b"2")]
@@ -201,6 +220,36 @@ class TestPullRequestsAndRefs:
             hub_api.model_info("alice/model", revision="v1")
         with pytest.raises(RevisionNotFoundError):
             hub_api.delete_branch("alice/model", branch="small/v2")
+
+
+class TestRenamed:
+    def test_every_request_is_redirected(self, hub: HubServer, hub_api: HfApi, folder: Path):
+        hub_api.create_repo("alice/former")
+        hub_api.move_repo("alice/former", "acme/between")
+        hub_api.move_repo("acme/between", "acme/model")
+        hub.log.clear()
+        hub_api.upload_folder(repo_id="alice/former", folder_path=folder)
+        assert hub.snapshot("acme/model").files["main"].items() >= contents(folder).items()
+        assert hub.snapshot("alice/former").heads == {}
+        assert hub.store.repos.keys() == {"acme/model"}
+        redirected = {request.step for request in hub.log if request.status == 307}
+        assert redirected >= {"preupload", "batch", "commit"}
+        for name in ("alice/former", "acme/between"):
+            assert hub_api.model_info(name).id == "acme/model"
+            assert [row.path for row in hub_api.list_repo_tree(name, "pictures")] == ["pictures/bytes.png"]
+            for file in ("config.json", "model.safetensors"):
+                path = Path(hub_api.hf_hub_download(name, file))
+                assert path.read_bytes() == contents(folder)[file]
+
+    def test_former_name_is_free_and_tells_strangers_nothing(self, hub: HubServer, hub_api: HfApi):
+        hub_api.create_repo("alice/former", private=True)
+        hub_api.move_repo("alice/former", "alice/model")
+        with pytest.raises(RepositoryNotFoundError):
+            hub_api.model_info("alice/former", token=hub.other_token)
+        with pytest.raises(HfHubHTTPError, match="rights to move a model under the namespace"):
+            hub_api.move_repo("alice/model", "bob/model")
+        hub_api.create_repo("alice/former")
+        assert hub_api.model_info("alice/former").id == "alice/former"
 
 
 class TestListings:

@@ -1,5 +1,6 @@
 """The calls of the Hub that a push makes, each with a time limit and with its errors in one line."""
 
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,8 @@ from .errors import MALFORMED, HubError, call_hub, require_write_permission
 from .options import PULL_REQUEST
 from .target import MAIN, Target
 from .time_limits import limited_time
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _REFUSED_CARD = "Invalid metadata in README.md."  # as huggingface_hub says it
@@ -46,7 +49,7 @@ class HubClient:
         Args:
             api: the client, with the user's token.
             repo_id: `namespace/name`, or a name in the user's own namespace.
-            create_pr: whether a pull request is to be opened.
+            create_pr: whether a pull request is to be opened, or one changed that may be the user's own.
 
         Raises:
             HubError: if the token is refused or cannot write there.
@@ -62,8 +65,25 @@ class HubClient:
 
         return cls(api, cls(api, repo_id)._call("ask who the token belongs to", ask))
 
+    def follow(self, target: Target, *, create_pr: bool = False) -> "HubClient":
+        """The client for the repository under the name that it has by now, if it has been renamed.
+
+        Args:
+            target: as it was looked up.
+            create_pr: as for `log_in`.
+
+        Raises:
+            HubError: if the token cannot write where the repository has been moved to.
+        """
+        if target.repo_id == self.repo_id:
+            return self
+        logger.warning(
+            "%s is called %s on the Hub by now: what is pushed goes there. Use that name.", self.repo_id, target.repo_id
+        )
+        return self.log_in(self.api, target.repo_id, create_pr=create_pr)
+
     def look_up(self, revision: str | None) -> Target:
-        """What is in the repository now.
+        """What is in the repository now; under a former name of it, with the name that it has by now.
 
         Raises:
             HubError: if the Hub fails, or the revision cannot be committed to.
@@ -186,7 +206,8 @@ class HubClient:
     def _target(self, revision: str) -> Target:
         limit = time_limits.ANSWER_SECONDS  # None would switch the session's limit off
         info = self.api.model_info(self.repo_id, revision=revision, files_metadata=True, timeout=limit)
-        return Target.of(self.repo_id, revision, info)
+        validate_repo_id(info.id)
+        return Target.of(info.id, revision, info)
 
     def _call(self, action: str, call: Callable[[], T], broken: tuple[type[Exception], ...] = ()) -> T:
         with limited_time():

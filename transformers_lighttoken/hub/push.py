@@ -106,8 +106,10 @@ def push_checkpoint(
     files = files_to_push(checkpoint, carried)
 
     api = hub_api(options.token)
-    client = HubClient.log_in(api, repo_id, create_pr=options.create_pr)
+    proposes = options.create_pr or PULL_REQUEST.fullmatch(options.revision or MAIN) is not None
+    client = HubClient.log_in(api, repo_id, create_pr=proposes)
     target = client.look_up(options.revision)
+    client = client.follow(target, create_pr=proposes)
     check_target(client, target, options)
     branch = None if target.revision == MAIN or PULL_REQUEST.fullmatch(target.revision) else target.revision
     there = {*files, *target.files}

@@ -48,6 +48,7 @@ def checked_target(trainer: Any) -> tuple[HubClient, Target]:
     options = PushOptions(revision=pushing.revision)
     client = HubClient.log_in(hub_api(pushing.token), trainer.hub_model_id)
     target = client.look_up(options.revision)
+    client = client.follow(target)
     folder = Path(trainer.args.output_dir)
     card, digest = read_card(folder), read_compressed(folder).config.digest
     check_target(client, target, options)
