@@ -1,13 +1,10 @@
 """push_compressed against the loopback Hub, with the real client: what arrives, what is refused, what is sent again."""
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
-import yaml
 from huggingface_hub import HfApi, ModelCard
-from huggingface_hub.utils import get_session
 
 from tests.checkpoints import file_contents, read_json, write_config
 from tests.hub_card_rules import check_card, front_matter
@@ -16,9 +13,7 @@ from tests.integration.conftest import BASE_CARD
 from transformers_lighttoken import push_compressed
 from transformers_lighttoken.checkpoint.identity import checkpoint_identity
 from transformers_lighttoken.checkpoint.source import SourceError
-from transformers_lighttoken.hub import time_limits
 from transformers_lighttoken.hub.errors import HubError
-from transformers_lighttoken.hub.facts import CardWishes
 from transformers_lighttoken.hub.pictures import BYTES_PICTURE, COSINES_PICTURE
 from transformers_lighttoken.modeling.errors import LightTokenCheckpointError
 
@@ -291,105 +286,3 @@ class TestRefusedBeforeAnythingIsSent:
         monkeypatch.setitem(__import__("sys").modules, library, None)
         with pytest.raises(ImportError, match=rf"needs {library}.*transformers-lighttoken\[card\]"):
             push_compressed(tiny, REPO)
-
-
-class TestInheritance:
-    def test_card_of_the_base_model_on_the_hub(self, logged_in: HubServer, tiny: Path):
-        (tiny / "README.md").unlink()
-        base = "---\nlicense: other\nlicense_name: my-terms\nlicense_link: LICENSE.md\nlanguage: de\n---\n"
-        logged_in.store.create_repo("bob/base", private=False)
-        logged_in.commit("bob/base", {"README.md": base.encode()})
-        push_compressed(tiny, REPO, base_model="bob/base")
-        data = front_matter(logged_in.snapshot(REPO).files["main"]["README.md"].decode())
-        assert data == {
-            "library_name": "transformers",
-            "license": "other",
-            "license_name": "my-terms",
-            "license_link": f"{logged_in.url}/bob/base/blob/main/LICENSE.md",
-            "language": "de",
-            "base_model": "bob/base",
-            "base_model_relation": "quantized",
-            "tags": ["lighttoken", "compressed"],
-        }
-
-    def test_card_at_the_recorded_commit(self, logged_in: HubServer, tiny: Path):
-        (tiny / "README.md").unlink()
-        logged_in.store.create_repo("bob/base")
-        commit = logged_in.commit("bob/base", {"README.md": b"---\nlicense: mit\n---\n"})
-        logged_in.commit("bob/base", {"README.md": b"---\nlicense: gpl\n---\n"})
-        quantization = read_json(tiny / "config.json")["quantization_config"]
-        quantization["provenance"] |= {"source": "bob/base", "revision": commit}
-        write_config(tiny, quantization_config=quantization)
-        push_compressed(tiny, REPO)
-        card = logged_in.snapshot(REPO).files["main"]["README.md"].decode()
-        data = front_matter(card) or {}
-        assert (data["license"], data["base_model"]) == ("mit", "bob/base")
-        assert f"lighttoken compress bob/base OUTPUT --code-bits 8 --seed 0 --revision {commit}" in card
-
-    def test_what_the_user_gives_goes_first(self, logged_in: HubServer, tiny: Path):
-        wishes = {"license": "apache-2.0", "language": "fr", "tags": ["mine"]}
-        push_compressed(tiny, REPO, **wishes)
-        card = logged_in.snapshot(REPO).files["main"]["README.md"].decode()
-        data = front_matter(card) or {}
-        assert (data["license"], data["language"], data["tags"]) == (
-            "apache-2.0",
-            "fr",
-            ["lighttoken", "compressed", "mine"],
-        )
-        assert "that of the base model" not in card
-
-    def test_evaluation_is_published_and_indexed(self, logged_in: HubServer, tiny: Path, tmp_path: Path):
-        result = {"task": "STS-B", "metric": "spearman", "value": 0.8512345678, "dense": 0.86, "setting": "zero-shot"}
-        result |= {"task_type": "sentence-similarity", "dataset": "nyu-mll/glue", "dataset_config": "stsb"}
-        evaluation = evaluation_of(tiny, result, {"task": "own", "metric": "f1", "value": 1})
-        (tmp_path / "stsb.json").write_text(json.dumps(evaluation))
-        push_compressed(tiny, REPO, evaluation=[tmp_path / "stsb.json"])
-        files = logged_in.snapshot(REPO).files["main"]
-        card = files["README.md"].decode()
-        published = json.loads(files["lighttoken_evaluation.json"])
-        assert published["identity"] == evaluation["identity"]
-        assert published["digest"] == read_json(tiny / "config.json")["quantization_config"]["digest"]
-        assert [entry["value"] for entry in published["results"]] == [0.8512345678, 1]
-        (index,) = (front_matter(card) or {})["model-index"]
-        assert index == {
-            "name": "tiny-lighttoken",
-            "results": [
-                {
-                    "task": {"type": "sentence-similarity", "name": "STS-B, zero-shot"},
-                    "dataset": {"name": "STS-B", "type": "nyu-mll/glue", "config": "stsb"},
-                    "metrics": [{"type": "spearman", "value": 0.851235}],
-                    "source": {
-                        "name": "lighttoken_evaluation.json, lighttoken evaluate",
-                        "url": f"{logged_in.url}/{REPO}/blob/main/lighttoken_evaluation.json",
-                    },
-                }
-            ],
-        }
-        assert "| STS-B, zero-shot | spearman | 0.8512 | 0.8600 | 99.0 % |" in card
-        assert "| own | f1 | 1.0000 |  |  |" in card
-
-
-class TestSession:
-    def test_time_limits_come_and_go(self, logged_in: HubServer, tiny: Path):
-        assert get_session().timeout.read is None
-        push_compressed(tiny, REPO)
-        assert get_session().timeout.read is None
-        with time_limits.limited_time():
-            limits = get_session().timeout
-            assert (limits.connect, limits.read, limits.write) == (30.0, 300.0, 300.0)
-        get_session().timeout = 7.0
-        with time_limits.limited_time():
-            assert get_session().timeout.read == 7.0
-        get_session().timeout = None
-
-    @pytest.mark.parametrize("step", ["whoami", "repo_info", "validate_yaml", "create", "preupload", "commit"])
-    def test_a_hub_that_does_not_answer(self, logged_in, tiny, no_waiting, monkeypatch, step: str):
-        monkeypatch.setattr(time_limits, "ANSWER_SECONDS", 0.1)
-        logged_in.inject(step, mode="timeout", seconds=0.4, times=None)
-        with pytest.raises(HubError, match="the Hub did not answer in time. Check the connection and repeat."):
-            push_compressed(tiny, REPO)
-
-    def test_wishes_have_the_arguments_of_push_compressed(self):
-        assert yaml.safe_load("no") is False  # why cards are not read with it
-        own = {"training", "base_card", "has_base_head"}
-        assert set(CardWishes.__dataclass_fields__) - own <= set(push_compressed.__annotations__)

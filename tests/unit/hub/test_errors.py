@@ -3,7 +3,7 @@
 import json
 import pickle
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pytest
 from huggingface_hub import constants, errors
@@ -13,11 +13,9 @@ from hypothesis import strategies as st
 
 from tests.hub_client_library import http
 from transformers_lighttoken.hub.errors import (
-    MALFORMED,
     HubError,
     call_hub,
     explain_hub_error,
-    require_write_permission,
 )
 
 TOKEN = "hf_" + "aB" * 17
@@ -276,75 +274,6 @@ class TestStorageHost:
         assert "the token lacks the permission (HTTP 403)" in str(explained(own))
         assert "in trouble (HTTP 503)" in str(explained(self.refused("https://s3.example/x?signature=ab12", 503)))
         assert "lacks the permission" in str(explained(self.refused("https://mirror.example/api/models/a/b", 403)))
-
-
-class TestMalformed:
-    @pytest.mark.parametrize(
-        "error", [KeyError("commitOid"), TypeError("'NoneType'"), AttributeError("get"), ValueError("Malformed x"),
-                  UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), IndexError("list")],
-    )  # fmt: skip
-    def test_answers_that_the_client_cannot_read(self, error: Exception):
-        with pytest.raises(HubError, match=r"a/b: could not look, the answer is not the Hub's \(") as caught:
-            call_hub("look", "a/b", raiser(error), malformed=MALFORMED)
-        assert type(error).__name__ in str(caught.value)
-        assert str(caught.value).endswith("Repeat later, and check the proxy settings and HF_ENDPOINT.")
-
-    def test_what_has_a_line_of_its_own_keeps_it(self):
-        with pytest.raises(HubError, match="the Hub refuses the front matter of the card"):
-            call_hub("look", "a/b", raiser(ValueError("Invalid metadata in README.md. x")), malformed=MALFORMED)
-
-
-class TestWritePermission:
-    @staticmethod
-    def account(role: str, *scopes: tuple[str, list[str]], org_role: str = "write") -> dict[str, Any]:
-        scoped = [{"entity": {"type": "user", "name": name}, "permissions": rights} for name, rights in scopes]
-        token = {"role": role} | ({"fineGrained": {"scoped": scoped}} if scopes else {})
-        return {"name": "alice", "auth": {"accessToken": token}, "orgs": [{"name": "acme", "roleInOrg": org_role}]}
-
-    @pytest.mark.parametrize("repo_id", ["alice/m", "acme/m", "unknown/m"])
-    def test_write_token_passes(self, repo_id: str):
-        require_write_permission(self.account("write"), repo_id)
-
-    @pytest.mark.parametrize("create_pr", [False, True])
-    def test_read_token_is_refused(self, create_pr: bool):
-        with pytest.raises(
-            HubError, match=r"^alice/m: could not write, the token may only read, .* permission `write`\."
-        ):
-            require_write_permission(self.account("read"), "alice/m", create_pr=create_pr)
-
-    @pytest.mark.parametrize("scope", [("alice", ["repo.write"]), ("alice/m", ["repo.content.read", "repo.write"])])
-    def test_fine_grained_token_with_the_right_passes(self, scope: tuple[str, list[str]]):
-        require_write_permission(self.account("fineGrained", scope), "alice/m")
-
-    @pytest.mark.parametrize(
-        "scope", [("alice", ["repo.content.read"]), ("acme", ["repo.write"]), ("alice/n", ["repo.write"])]
-    )
-    def test_fine_grained_token_without_the_right_is_refused(self, scope: tuple[str, list[str]]):
-        with pytest.raises(HubError, match="fine-grained token lacks the permission `repo.write` for alice"):
-            require_write_permission(self.account("fineGrained", scope), "alice/m")
-        require_write_permission(self.account("fineGrained", scope), "alice/m", create_pr=True)
-
-    def test_reader_of_an_organisation_may_only_propose(self):
-        account = self.account("write", org_role="read")
-        with pytest.raises(HubError, match="alice has the role `read` in acme, and lacks the role `write`"):
-            require_write_permission(account, "acme/m")
-        require_write_permission(account, "acme/m", create_pr=True)
-
-    @pytest.mark.parametrize(
-        ("scope", "repo_id"),
-        [("Alice", "alice/m"), ("alice", "ALICE/m"), ("Alice/M", "alice/m"), ("alice/m", "Alice/M")],
-    )
-    def test_names_that_differ_in_capital_letters_are_the_same(self, scope: str, repo_id: str):
-        require_write_permission(self.account("fineGrained", (scope, ["repo.write"])), repo_id)
-        with pytest.raises(HubError, match="fine-grained token lacks the permission `repo.write` for bob"):
-            require_write_permission(self.account("fineGrained", (scope, ["repo.write"])), "bob/m")
-
-    def test_role_in_an_organisation_whatever_its_capital_letters(self):
-        with pytest.raises(HubError, match="^Acme/m: could not write, alice has the role `read` in Acme, and lacks"):
-            require_write_permission(self.account("write", org_role="read"), "Acme/m")
-
-    def test_what_the_answer_leaves_open_is_left_to_the_hub(self):
-        require_write_permission({}, "alice/m")
 
 
 class TestBrokenOff:
