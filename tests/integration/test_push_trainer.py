@@ -192,6 +192,14 @@ class TestWhatIsThere:
         assert "model.safetensors" in logged_in.snapshot(REPO).files["v2"]
         assert "model.safetensors" not in logged_in.snapshot(REPO).files["main"]
 
+    def test_a_push_waits_for_the_one_that_goes_on_behind(self, logged_in: HubServer, tiny: Path, tmp_path: Path):
+        trainer = self.pushing(logged_in, tiny, tmp_path)
+        first: Any = trainer.push_to_hub(blocking=False, commit_message="First")
+        second: Any = trainer.push_to_hub(blocking=False, commit_message="Second", tags=["second"])
+        assert first.done()
+        second.result()
+        assert logged_in.snapshot(REPO).history["main"][:2] == ("Second", "First")
+
     def test_errors_are_ours(self, logged_in: HubServer, tiny: Path, tmp_path: Path, no_waiting):
         trainer = self.pushing(logged_in, tiny, tmp_path)
         with pytest.raises(HubError, match=r"could not write, the token may only read"):

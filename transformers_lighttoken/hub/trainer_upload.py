@@ -7,6 +7,7 @@ from typing import Any
 
 from huggingface_hub.utils import DEFAULT_IGNORE_PATTERNS, filter_repo_objects
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import PushInProgress
 
 from ..checkpoint.compressed import read_compressed
 from ..checkpoint.files import list_files
@@ -92,7 +93,11 @@ def _push(
             message=commit_message or "End of training", description=None, create_pr=False,
         )  # fmt: skip
 
-    return commit() if blocking else client.api.run_as_future(commit)
+    if blocking:
+        return commit()
+    job = client.api.run_as_future(commit)
+    trainer.push_in_progress = PushInProgress([job])  # for which the next push waits
+    return job
 
 
 def _create_repository(trainer: Any, private: bool | None) -> None:
