@@ -96,7 +96,8 @@ def _push(
     if blocking:
         return commit()
     job = client.api.run_as_future(commit)
-    trainer.push_in_progress = PushInProgress([job])  # for which the next push waits
+    jobs: Any = [job]
+    trainer.push_in_progress = PushInProgress(jobs)  # for which the next push waits
     return job
 
 
