@@ -7,7 +7,7 @@ from typing import Any
 
 from huggingface_hub.utils import DEFAULT_IGNORE_PATTERNS, filter_repo_objects
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.utils import PushInProgress
+from transformers.utils.hub import PushInProgress
 
 from ..checkpoint.compressed import read_compressed
 from ..checkpoint.files import list_files
