@@ -178,6 +178,10 @@ class TestLicence:
         before = logged_in.snapshot(REPO)
         push_compressed(tmp_path / "copy", REPO)
         assert logged_in.snapshot(REPO) == before
+        path = tmp_path / "copy" / "README.md"
+        path.write_text(path.read_text().replace("- lighttoken\n", ""))  # a tag that was removed by hand
+        push_compressed(tmp_path / "copy", REPO)
+        assert logged_in.snapshot(REPO) == before
         data, card = card_of(logged_in)
         assert (data["license"], data["tags"]) == ("apache-2.0", ["lighttoken", "compressed", "mine"])
         assert "\nLicence: apache-2.0.\n" in card

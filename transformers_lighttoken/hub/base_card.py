@@ -42,6 +42,7 @@ COMMIT = re.compile(r"[0-9a-f]{7,40}")
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 MORE_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_:/-]{0,79}")
 _INHERITED_LICENCE = re.compile(rf"^Licence: .*{OF_THE_BASE}\.$", re.MULTILINE)
+_BY_US = "compressed by\n[LightToken]("  # as the template has it; a tag may have been removed by hand
 _AUTOMATIC_TAGS = {*TAGS, "sentence-transformers"}
 _NOT_THERE = (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError)
 
@@ -78,7 +79,7 @@ class BaseCard:
         data = _front_matter(content)
         tags = _texts(data.get("tags"), MORE_TAG)
         tags = tags if isinstance(tags, list) else []
-        ours = TAGS[0] in tags
+        ours = TAGS[0] in tags or _BY_US in content
         of_base = ours and data.get("base_model_relation") == RELATION
         return cls(
             license=_licences(data.get("license")),
