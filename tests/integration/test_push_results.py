@@ -49,6 +49,14 @@ class TestResults:
         push_compressed(tiny, REPO, evaluation=evaluation_of(tiny) | {"results": [again]})
         assert json.loads(files_of(logged_in)[FILE_NAME])["results"] == [again, result]
 
+    def test_those_in_the_folder_and_those_there_complete_each_other(self, logged_in: HubServer, tiny: Path):
+        own = evaluation_of(tiny)
+        result = {"task": "MRPC", "metric": "f1", "value": 0.5}
+        push_compressed(tiny, REPO, evaluation=own | {"results": [*own["results"], result]})
+        (tiny / FILE_NAME).write_text(json.dumps(own))
+        push_compressed(tiny, REPO, tags=["again"])
+        assert json.loads(files_of(logged_in)[FILE_NAME])["results"] == [*own["results"], result]
+
     def test_the_dense_model_beside_them_is_the_one_that_was_compressed(self, logged_in: HubServer, tiny: Path):
         evaluation = evaluation_of(tiny)
         evaluation["results"][0]["dense"] = 0.9
@@ -69,7 +77,10 @@ class TestResults:
         assert "After this command" not in card
         change_weights(tiny)
         push_compressed(tiny, REPO)
-        assert "After this command other weights of the model were changed, as by training." in card_of(logged_in)[1]
+        assert (
+            "After this command other weights of the model are not the same any more: trained, cast, added or left out."
+            in card_of(logged_in)[1]
+        )
 
     def test_push_from_memory_keeps_those_of_the_same_files(self, logged_in: HubServer, tiny: Path, tmp_path: Path):
         model = AutoModel.from_pretrained(tiny)

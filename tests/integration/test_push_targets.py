@@ -78,7 +78,13 @@ class TestOtherModels:
         push_compressed(tiny, REPO, base_model="org/second", revision="second")
         assert files_of(logged_in) == before.files["main"]
 
-    @pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin", "model-00001-of-00002.safetensors"])
+    @pytest.mark.parametrize(
+        "weights",
+        [
+            "model.safetensors", "pytorch_model.bin", "model-00001-of-00002.safetensors", "best.pt", "onnx/model.onnx",
+            "lora.safetensors",
+        ],
+    )  # fmt: skip
     @pytest.mark.parametrize("card", [DENSE["README.md"], None])
     def test_any_other_model_is_not_replaced(self, logged_in: HubServer, tiny: Path, weights: str, card: bytes | None):
         logged_in.store.create_repo("alice/other")
@@ -89,6 +95,23 @@ class TestOtherModels:
         assert logged_in.snapshot("alice/other") == before
         push_compressed(tiny, "alice/other", create_pr=True)
         assert logged_in.snapshot("alice/other").heads["main"] == before.heads["main"]
+
+    def test_a_model_of_another_type_is_not_replaced(self, logged_in: HubServer, tiny: Path):
+        push_compressed(tiny, REPO)
+        write_config(tiny, model_type="roberta")
+        before = logged_in.snapshot(REPO)
+        with pytest.raises(ValueError, match="holds a model of type 'bert' on 'main', and what is pushed"):
+            push_compressed(tiny, REPO)
+        assert logged_in.snapshot(REPO) == before
+
+    def test_files_of_the_user_stay(self, logged_in: HubServer, tiny: Path):
+        push_compressed(tiny, REPO)
+        of_user = {"word2vec.model": b"1", "label_vocab.json": b"{}", "emoji.json": b"{}", "dict.txt": b"a"}
+        logged_in.commit(REPO, of_user | {"spiece.model": b"former tokenizer"})
+        push_compressed(tiny, REPO)
+        there = files_of(logged_in)
+        assert {name: there.get(name) for name in of_user} == of_user
+        assert "spiece.model" not in there
 
     def test_new_branch_of_a_dense_model_keeps_none_of_its_weights(self, base: HubServer, tiny: Path):
         of_dense = {

@@ -10,6 +10,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 from tests.hub_card_rules import check_card, front_matter
 from tests.hub_server import HubServer
 from tests.integration.test_push_model import Sentences
+from tests.integration.test_push_targets import evaluation_of
 from transformers_lighttoken import push_compressed
 from transformers_lighttoken.checkpoint.compressed import read_compressed
 from transformers_lighttoken.checkpoint.source import SourceError
@@ -51,6 +52,7 @@ class TestWhileTraining:
         trainer = trainer_for(logged_in, tiny, tmp_path / "output", hub_strategy=strategy)
         trainer.train()
         trainer._finish_current_push()
+        assert [job.exception() for job in trainer.push_in_progress.jobs] == [None] * len(trainer.push_in_progress.jobs)
         assert states(logged_in)
         for files in states(logged_in):
             card = files["README.md"].decode()
@@ -85,7 +87,7 @@ class TestWhileTraining:
         trainer.train()
         assert states(logged_in) == []
         assert trainer.state.global_step == 2
-        assert caplog.text.count("Nothing is pushed while this model trains") == 1
+        assert caplog.text.count("This save is not pushed") == 1
         assert "license is not known" in caplog.text
         trainer.push_to_hub(license="cc-by-4.0")
         (files,) = states(logged_in)
@@ -170,13 +172,73 @@ class TestWhatIsThere:
         assert logged_in.snapshot(REPO) == before
         assert "holds the weights of a model on 'main'" in caplog.text
 
+    def test_public_repository_is_not_pushed_to_as_private(self, logged_in: HubServer, tiny: Path, tmp_path: Path):
+        logged_in.store.create_repo(REPO)
+        before = logged_in.snapshot(REPO)
+        with pytest.raises(ValueError, match="private=True, but alice/trained is there already and public"):
+            self.pushing(logged_in, tiny, tmp_path).push_to_hub(private=True)
+        with pytest.raises(ValueError, match="private=True, but alice/trained is there already and public"):
+            self.pushing(logged_in, tiny, tmp_path, hub_private_repo=True).push_to_hub()
+        assert logged_in.snapshot(REPO) == before
+
+    def test_output_folder_of_another_model_lends_no_licence(self, logged_in: HubServer, tiny: Path, tmp_path: Path):
+        (tmp_path / "output").mkdir()
+        ours = "base_model_relation: quantized\ntags: [lighttoken]\n"
+        card = f"---\nlicense: cc-by-nc-4.0\nbase_model: org/other\n{ours}---\n"
+        (tmp_path / "output" / "README.md").write_text(card)
+        (tiny / "README.md").unlink()
+        trainer = self.pushing(logged_in, tiny, tmp_path)
+        with pytest.raises(ValueError, match="license is not known"):
+            trainer.push_to_hub()
+        trainer.push_to_hub(license="mit")
+        data = front_matter(states(logged_in)[-1]["README.md"].decode()) or {}
+        assert data["license"] == "mit"
+        assert "base_model" not in data
+        trainer.push_to_hub()  # of the card that it wrote itself
+        assert (front_matter(states(logged_in)[-1]["README.md"].decode()) or {})["license"] == "mit"
+
+    def test_evaluations_of_the_same_weights_stay(self, logged_in: HubServer, tiny: Path, tmp_path: Path):
+        trainer = self.pushing(logged_in, tiny, tmp_path)
+        trainer.push_to_hub()
+        output = tmp_path / "output"
+        push_compressed(output, REPO, evaluation=evaluation_of(output))
+        trainer.push_to_hub(tags=["again"])
+        assert "lighttoken_evaluation.json" in states(logged_in)[-1]
+        assert "| STS-B | spearman | 0.8500 |" in states(logged_in)[-1]["README.md"].decode()
+
+    def test_new_branch_while_training(self, logged_in: HubServer, tiny: Path, tmp_path: Path):
+        trainer = trainer_for(logged_in, tiny, tmp_path / "output", hub_revision="run1")
+        trainer.train()
+        trainer._finish_current_push()
+        assert "model.safetensors" in logged_in.snapshot(REPO).files["run1"]
+        assert "model.safetensors" not in logged_in.snapshot(REPO).files["main"]
+
+    def test_name_of_the_folder_that_is_no_repository(self, logged_in: HubServer, tiny: Path, tmp_path: Path):
+        trainer = trainer_for(logged_in, tiny, tmp_path / "my model (v1)", push_to_hub=False, hub_model_id=None)
+        with pytest.raises(ValueError, match="repo_id must be a repository on the Hub"):
+            trainer.push_to_hub()
+
+    def test_token_stays_out_beside_an_adapter(self, logged_in: HubServer, tiny: Path, tmp_path: Path):
+        peft = pytest.importorskip("peft")
+        trainer = trainer_for(logged_in, tiny, tmp_path / "output", hub_strategy="checkpoint")
+        config = peft.LoraConfig(task_type="SEQ_CLS", target_modules=["query"])
+        wrapped: Any = peft.get_peft_model(trainer.model, config)
+        trainer = Trainer(wrapped, trainer.args, train_dataset=Sentences(), processing_class=trainer.processing_class)
+        trainer.train()
+        trainer._finish_current_push()
+        trainer.push_to_hub()
+        commits = [commit.files for commit in logged_in.store.repos[REPO].history("main")]
+        assert any("training_args.bin" in files for files in commits)
+        for files in commits:
+            assert not [path for path, file in files.items() if logged_in.write_token.encode() in file.data]
+
     def test_former_shards_and_pictures_go(self, logged_in: HubServer, tiny: Path, tmp_path: Path):
         push_compressed(tiny, REPO)
         there = logged_in.snapshot(REPO).files["main"]
         logged_in.commit(REPO, {"model-00001-of-00002.safetensors": b"shard", "notes.txt": b"stays"})
         trainer = self.pushing(logged_in, tiny, tmp_path)
         trainer.train()
-        trainer.push_to_hub(commit_message="Trained", private=True)
+        trainer.push_to_hub(commit_message="Trained")
         after = logged_in.snapshot(REPO)
         assert after.history["main"][0] == "Trained"
         assert len(after.history["main"]) == 4

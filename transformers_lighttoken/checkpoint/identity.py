@@ -17,6 +17,14 @@ _TOKENIZER = re.compile(
 )
 
 
+SAVED_TOKENIZER_FILES = frozenset({
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
+    "vocab.json", "merges.txt", "spiece.model", "spm.model", "tokenizer.model", "sentencepiece.bpe.model",
+    "source.spm", "target.spm",
+})  # fmt: skip
+"""What tokenizers of transformers save under names that hardly mean anything else."""
+
+
 def decisive_files(names: Collection[str], folder: Path) -> list[str]:
     """The files that decide what a checkpoint computes: config, tokenizer, and the weights that transformers loads.
 

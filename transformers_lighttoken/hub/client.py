@@ -178,10 +178,7 @@ class HubClient:
                 broken=(RuntimeError, PermissionError),  # of hf_xet
             )
         if not target.has_branch:
-            self._call(
-                f"create the branch {target.revision!r}",
-                lambda: self.api.create_branch(self.repo_id, branch=target.revision, revision=target.commit),
-            )
+            self.create_branch(target)
         return self._call(
             "commit the files",
             lambda: self.api.create_commit(
@@ -193,6 +190,17 @@ class HubClient:
                 create_pr=create_pr,
                 parent_commit=target.commit,
             ),
+        )
+
+    def create_branch(self, target: Target) -> None:
+        """Creates the branch of a target from where main stood.
+
+        Raises:
+            HubError: if the Hub fails.
+        """
+        self._call(
+            f"create the branch {target.revision!r}",
+            lambda: self.api.create_branch(self.repo_id, branch=target.revision, revision=target.commit),
         )
 
     def _main(self) -> Target | None:

@@ -44,7 +44,9 @@ def results_to_publish(
         logger.warning(
             "%s is of another state of the model, and is not published with this one: evaluate it anew.", FILE_NAME
         )
-    return given.completed_by(known[0]) if known else given
+    for earlier in known:
+        given = given.completed_by(earlier)
+    return given
 
 
 def _identity(client: HubClient, target: Target, folder: Path, files: Mapping[str, Path | bytes]) -> str:

@@ -9,7 +9,7 @@ from huggingface_hub import CommitInfo
 
 from ..checkpoint.compressed import CompressedCheckpoint, read_compressed
 from ..checkpoint.files import CONFIG, WEIGHTS_INDEX, files_beside_weights
-from ..checkpoint.identity import tokenizer_files
+from ..checkpoint.identity import SAVED_TOKENIZER_FILES, tokenizer_files
 from ..checkpoint.source import SourceError
 from ..report import compression_report
 from ..version import __version__
@@ -117,7 +117,7 @@ def push_checkpoint(
     facts = gather_facts(
         api, checkpoint, report, client.repo_id, wishes, revision=branch, files=there, evaluated=evaluated
     )
-    check_base(client, facts.base.name, facts.config.digest, target, options)
+    check_base(client, facts.base.name, checkpoint.source.config, target, options)
     files |= documents(facts)
     client.check_card(bytes(files[CARD]).decode())
 
@@ -170,7 +170,7 @@ def stale_files(target: Target, files: Mapping[str, Path | bytes]) -> list[str]:
 
     A new branch starts with main's files: what it has from there of another model's weights, in any form, goes too.
     """
-    tokenizer = tokenizer_files(target.files) if tokenizer_files(files) else []
+    tokenizer = SAVED_TOKENIZER_FILES if tokenizer_files(files) else frozenset()
     stale = {path for path in target.files if _WEIGHTS.fullmatch(path) or path in OURS or path in tokenizer}
     if not target.has_branch:
         stale |= target.files.keys() - set(files_beside_weights(target.files))

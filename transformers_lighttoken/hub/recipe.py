@@ -69,7 +69,7 @@ def changes_since(facts: CardFacts) -> str:
         since = ", and changed since" if is_changed else ""
         words.append(f"{subject} healed by distillation (`lighttoken heal`){since}")
     elif is_changed:
-        words.append(f"{subject} changed, as by training")
+        words.append(f"{subject} changed, as by training or a cast")
     if facts.carried_are_changed:
-        words.append("other weights of the model were changed, as by training")
+        words.append("other weights of the model are not the same any more: trained, cast, added or left out")
     return "; ".join(words)

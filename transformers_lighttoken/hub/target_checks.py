@@ -9,12 +9,13 @@ from ..checkpoint.files import CONFIG
 from ..config import QUANT_METHOD
 from .base_card import CARD, BaseCard
 from .client import HubClient
+from .markup import one_line
 from .options import PULL_REQUEST, PushOptions
 from .target import MAIN, Target
 
 _ANY_WEIGHTS = re.compile(
-    r"(.*/)?(model|pytorch_model|tf_model|flax_model|adapter_model|diffusion_pytorch_model|consolidated)[^/]*"
-    r"\.(safetensors|bin|h5|msgpack|pth)|.*\.gguf"
+    r"(?!(.*/)?training_args\.bin$)(?!(last-checkpoint|checkpoint-\d+)/)"  # what a Trainer puts beside a model
+    r".*\.(safetensors|bin|h5|keras|msgpack|pth|pt|ckpt|ot|onnx|tflite|gguf|npz)"
 )
 _ELSEWHERE = "Push to another repository or to a new branch (revision), or open a pull request (create_pr)."
 
@@ -52,14 +53,14 @@ def check_target(client: HubClient, target: Target, options: PushOptions) -> Non
 
 
 def check_base(
-    client: HubClient, base_model: str | None, digest: str | None, target: Target, options: PushOptions
+    client: HubClient, base_model: str | None, config: Mapping[str, Any], target: Target, options: PushOptions
 ) -> None:
     """Refuses to replace the dense base model, or what was compressed from another one.
 
     Args:
         client: of the repository.
         base_model: its repository, if it is known.
-        digest: of the tables that are pushed; the base model that the card names of the same tables may be corrected.
+        config: config.json of what is pushed; of the same tables the card may name another base model.
         target: what is pushed to.
         options: of the push.
 
@@ -67,7 +68,10 @@ def check_base(
         ValueError: naming the remedy.
         HubError: if the Hub has to be asked, and fails.
     """
-    if base_model is None or not _replaces_a_branch(target, options):
+    if not _replaces_a_branch(target, options):
+        return
+    _check_kind(config, client, target)
+    if base_model is None:
         return
     if base_model.lower() == target.repo_id.lower() and target.revision == MAIN:
         raise ValueError(
@@ -77,10 +81,19 @@ def check_base(
     there = BaseCard.parse(card.decode(errors="replace")).base_model
     if there is None or there.lower() == base_model.lower():
         return
-    if (_quantization(client, target) or {}).get("digest") != digest:
+    if (_quantization(client, target) or {}).get("digest") != config["quantization_config"].get("digest"):
         raise ValueError(
             f"{target.repo_id} holds {there} compressed with LightToken on {target.revision!r}, and what is pushed is "
             f"{base_model}: it would be replaced. {_ELSEWHERE}"
+        )
+
+
+def _check_kind(config: Mapping[str, Any], client: HubClient, target: Target) -> None:
+    there = _config(client, target).get("model_type")
+    if there is not None and there != config.get("model_type"):
+        raise ValueError(
+            f"{target.repo_id} holds a model of type {one_line(there)!r} on {target.revision!r}, and what is pushed is "
+            f"of type {one_line(config.get('model_type'))!r}: it would be replaced. {_ELSEWHERE}"
         )
 
 
@@ -95,14 +108,19 @@ def _holds_another_model(client: HubClient, target: Target) -> bool:
     return target.revision == MAIN or client.look_up(MAIN).commit != target.commit
 
 
-def _quantization(client: HubClient, target: Target) -> Mapping[str, Any] | None:
-    """What the config.json there says of its compression; None if that is not ours."""
+def _config(client: HubClient, target: Target) -> Mapping[str, Any]:
+    """The config.json there; empty if there is none that can be read."""
     if CONFIG not in target.files:
-        return None
+        return {}
     try:
         config = json.loads(client.read(target, CONFIG))
     except ValueError:
-        return None
-    quantization = config.get("quantization_config") if isinstance(config, dict) else None
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _quantization(client: HubClient, target: Target) -> Mapping[str, Any] | None:
+    """What the config.json there says of its compression; None if that is not ours."""
+    quantization = _config(client, target).get("quantization_config")
     ours = isinstance(quantization, dict) and quantization.get("quant_method") == QUANT_METHOD
     return quantization if ours else None

@@ -15,19 +15,21 @@ from ..checkpoint.source import SourceError
 from ..modeling.methods import CompressedModel
 from ..report import compression_report
 from .base_card import CARD, BaseCard, read_card
-from .client import hub_api
+from .client import HubClient, hub_api
 from .errors import HubError
 from .facts import CardWishes, gather_facts
 from .model_push import all_tags, origin_of
+from .publication import results_to_publish
 from .push import OURS, documents
 from .results import FILE_NAME, Evaluated, read_published
-from .target import MAIN
+from .target import MAIN, Target
 from .training import TrainingAccount
 from .training_args import keep_token_out
 
 logger = logging.getLogger(__name__)
 
 _WRITING = "_lighttoken_writes_card"
+_WROTE = "_lighttoken_wrote_card"
 PUSHING = "_lighttoken_push"
 """Attribute of a Trainer that pushes: what it was given (`Pushing`)."""
 
@@ -39,21 +41,32 @@ class Pushing:
     Attributes:
         token: of the user; that of the training arguments when None.
         revision: branch to push to; that of the training arguments when None.
+        private: whether a repository that is created is private; that of the training arguments when None.
         license_name: with the license "other".
         license_link: with the license "other".
+        client: of the repository, where it has been looked up.
+        target: what is there.
     """
 
     token: str | None = field(default=None, repr=False)
     revision: str | None = None
+    private: bool | None = None
     license_name: str | None = None
     license_link: str | None = None
+    client: HubClient | None = None
+    target: Target | None = None
 
     @classmethod
     def of(cls, trainer: Any) -> "Pushing":
         """What a Trainer's push was given, completed by its training arguments."""
-        given: Pushing = getattr(trainer, PUSHING, cls())
-        token = given.token or trainer.args.hub_token
-        return replace(given, token=token, revision=given.revision or getattr(trainer.args, "hub_revision", None))
+        given: Pushing = getattr(trainer, PUSHING, None) or cls()
+        arguments = trainer.args
+        return replace(
+            given,
+            token=given.token or arguments.hub_token,
+            revision=given.revision or getattr(arguments, "hub_revision", None),
+            private=arguments.hub_private_repo if given.private is None else given.private,
+        )
 
 
 def followed_by_ours(own: Callable[..., None]) -> Callable[..., None]:
@@ -63,7 +76,8 @@ def followed_by_ours(own: Callable[..., None]) -> Callable[..., None]:
     def create_model_card(trainer: Any, *args: Any, **kwargs: Any) -> None:
         if getattr(trainer, _WRITING, False):
             return own(trainer, *args, **kwargs)
-        earlier = read_card(Path(trainer.args.output_dir))
+        # A folder that is used again may hold the card of another model.
+        earlier = read_card(Path(trainer.args.output_dir)) if hasattr(trainer, _WROTE) else None
         setattr(trainer, _WRITING, True)
         try:
             own(trainer, *args, **kwargs)
@@ -113,10 +127,11 @@ def _write_card(trainer: Any, model: Any, given: Mapping[str, Any], earlier: Bas
         base_model=origin.base_model,
         tags=all_tags(model, "generated_from_trainer" if tags is None else tags),
         training=TrainingAccount.read((folder / CARD).read_text(encoding="utf-8"), given),
-        base_card=origin.card or (earlier if earlier and earlier.is_ours else None) or read_card(folder),
+        base_card=origin.card or earlier or read_card(folder),
         has_base_head=origin.has_same_head,
     )
-    repo_id = getattr(trainer, "hub_model_id", None) or trainer.args.hub_model_id or folder.resolve().name
+    known = pushing.client.repo_id if pushing.client else None
+    repo_id = known or getattr(trainer, "hub_model_id", None) or trainer.args.hub_model_id or folder.resolve().name
     facts = gather_facts(
         api,
         checkpoint,
@@ -125,7 +140,7 @@ def _write_card(trainer: Any, model: Any, given: Mapping[str, Any], earlier: Bas
         wishes,
         revision=None if pushing.revision == MAIN else pushing.revision,
         files=list_files(folder),
-        evaluated=_evaluated(folder),
+        evaluated=_evaluated(folder, pushing),
     )
     made = documents(facts)
     for path in OURS - made.keys():
@@ -133,9 +148,13 @@ def _write_card(trainer: Any, model: Any, given: Mapping[str, Any], earlier: Bas
     for path, content in made.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(bytes(content))  # pyright: ignore[reportArgumentType]
+    setattr(trainer, _WROTE, True)
 
 
-def _evaluated(folder: Path) -> Evaluated:
+def _evaluated(folder: Path, pushing: Pushing) -> Evaluated:
     """What was published of the same state of the model: training makes another one of it."""
+    if pushing.client is not None and pushing.target is not None:
+        files: dict[str, Path | bytes] = {name: folder / name for name in list_files(folder) if "/" not in name}
+        return results_to_publish(pushing.client, pushing.target, folder, files, None)
     path = folder / FILE_NAME
     return read_published(path.read_bytes(), checkpoint_identity(folder)) if path.is_file() else Evaluated()

@@ -20,14 +20,13 @@ from ..modeling.methods import CompressedModel
 from .client import hub_api
 from .errors import HubError
 from .trainer_card import followed_by_ours
-from .trainer_upload import checked_target, in_one_checked_commit
-from .training_args import keep_token_out
+from .trainer_upload import checked_target, in_one_checked_commit, write_checked_card
+from .training_args import holds_compressed, keep_token_out
 
 logger = logging.getLogger(__name__)
 
 _INSTALLED = "_is_of_lighttoken"
 _WARNED = "_lighttoken_warned"
-_CHECKED = "_lighttoken_target_is_checked"
 _OF_CHECKPOINTS = {HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS}
 
 
@@ -60,12 +59,14 @@ def _of_what_is_exported(own: Callable[..., None]) -> Callable[..., None]:
     def _push_from_checkpoint(trainer: Any, checkpoint_folder: str) -> None:
         model = trainer.accelerator.unwrap_model(trainer.model)
         strategy = trainer.args.hub_strategy
+        if holds_compressed(trainer):
+            for folder in (checkpoint_folder, trainer.args.output_dir):
+                keep_token_out(trainer, Path(folder))
         if not isinstance(model, CompressedModel) or strategy == HubStrategy.END:
             return own(trainer, checkpoint_folder)
         if not trainer.is_world_process_zero() or _is_busy(trainer):
             return
         trainer._finish_current_push()  # it reads the output folder, which must not change under it
-        keep_token_out(trainer, Path(checkpoint_folder))
         with tempfile.TemporaryDirectory() as exported:
             try:
                 _export(Path(checkpoint_folder), Path(exported))
@@ -105,10 +106,10 @@ def _prepare_output(trainer: Any, exported: Path) -> None:
             shutil.copyfile(path, output / path.name)
     if trainer.processing_class is not None:
         trainer.processing_class.save_pretrained(output)
-    trainer.create_model_card(model_name=trainer.hub_model_id.split("/")[-1])
-    if not getattr(trainer, _CHECKED, False):
-        checked_target(trainer)
-        setattr(trainer, _CHECKED, True)
+    client, target = checked_target(trainer)
+    write_checked_card(trainer, client, target, model_name=client.repo_id.split("/")[-1])
+    if not target.has_branch:
+        client.create_branch(target)
 
 
 def _push_folder(trainer: Any, folder: Path) -> None:
@@ -126,11 +127,12 @@ def _push_folder(trainer: Any, folder: Path) -> None:
 
 
 def _warn_once(trainer: Any, error: Exception) -> None:
-    if not getattr(trainer, _WARNED, False):
-        setattr(trainer, _WARNED, True)
+    told: set[str] = vars(trainer).setdefault(_WARNED, set())
+    if str(error) not in told:
+        told.add(str(error))
         logger.warning(
-            "Nothing is pushed while this model trains, because it would be without its card: %s Training goes on; "
-            "push at its end, with trainer.push_to_hub(license=...) where the licence is what is missing.",
+            "This save is not pushed: %s Training goes on; push at its end, with trainer.push_to_hub(license=...) "
+            "where the licence is what is missing.",
             error,
         )
 

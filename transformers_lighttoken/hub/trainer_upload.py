@@ -1,6 +1,7 @@
 """`Trainer.push_to_hub` of a compressed model: one commit, checked, with errors of the Hub in one line."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from ..modeling.methods import CompressedModel
 from .base_card import read_card
 from .client import HubClient, hub_api
 from .errors import MALFORMED, call_hub
-from .options import PushOptions
+from .options import PushOptions, check_arguments
 from .push import stale_files
 from .target import Target
 from .target_checks import check_base, check_target
 from .time_limits import limited_time
 from .trainer_card import PUSHING, Pushing
+from .training_args import holds_compressed, keep_token_out
 
 _IGNORED = ["_*", f"{PREFIX_CHECKPOINT_DIR}-*", *DEFAULT_IGNORE_PATTERNS]  # as Trainer itself leaves them out
 
@@ -30,6 +32,8 @@ def in_one_checked_commit(own: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(own)
     def push_to_hub(trainer: Any, *args: Any, **kwargs: Any) -> Any:
+        if holds_compressed(trainer):
+            keep_token_out(trainer, Path(trainer.args.output_dir))
         if not isinstance(trainer.accelerator.unwrap_model(trainer.model), CompressedModel):
             return own(trainer, *args, **kwargs)
         trainer._finish_current_push()  # it reads the output folder, which must not change under it
@@ -39,22 +43,40 @@ def in_one_checked_commit(own: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def checked_target(trainer: Any) -> tuple[HubClient, Target]:
-    """What is there now, after the card was written.
+    """What is there now, before the card is written.
 
     Raises:
-        ValueError: if another model is there.
+        ValueError: if another model is there, or what is asked for is malformed.
         HubError: if the Hub fails, or the token may not write.
     """
     pushing = Pushing.of(trainer)
-    options = PushOptions(revision=pushing.revision)
+    options = PushOptions(private=pushing.private, revision=pushing.revision)
+    check_arguments(trainer.hub_model_id, options)
     client = HubClient.log_in(hub_api(pushing.token), trainer.hub_model_id)
     target = client.look_up(options.revision)
     client = client.follow(target)
-    folder = Path(trainer.args.output_dir)
-    card, digest = read_card(folder), read_compressed(folder).config.digest
     check_target(client, target, options)
-    check_base(client, card.base_model if card else None, digest, target, options)
     return client, target
+
+
+def write_checked_card(trainer: Any, client: HubClient, target: Target, **of_card: Any) -> None:
+    """Has the card written, and refuses to replace what was made from another base model than it names.
+
+    Raises:
+        ValueError: if the base model is another one, or no licence is known.
+        HubError: if the Hub fails.
+    """
+    pushing = Pushing.of(trainer)
+    before = getattr(trainer, PUSHING, None)
+    setattr(trainer, PUSHING, replace(pushing, client=client, target=target))
+    try:
+        trainer.create_model_card(**of_card)
+    finally:
+        setattr(trainer, PUSHING, before)
+    folder = Path(trainer.args.output_dir)
+    card, config = read_card(folder), read_compressed(folder).source.config
+    options = PushOptions(revision=pushing.revision)
+    check_base(client, card.base_model if card else None, config, target, options)
 
 
 def _push(
@@ -70,7 +92,7 @@ def _push(
 ) -> Any:
     """As `Trainer.push_to_hub`; further arguments are those of `create_model_card`."""
     trainer.callback_handler.on_push_begin(trainer.args, trainer.state, trainer.control)
-    setattr(trainer, PUSHING, Pushing(token, revision, license_name, license_link))
+    setattr(trainer, PUSHING, Pushing(token, revision, private, license_name, license_link))
     try:
         if trainer.hub_model_id is None:
             _create_repository(trainer, private)
@@ -78,8 +100,8 @@ def _push(
         if not trainer.is_world_process_zero():
             return None
         of_card["model_name"] = of_card.get("model_name") or str(trainer.hub_model_id).split("/")[-1]
-        trainer.create_model_card(**of_card)
         client, target = checked_target(trainer)
+        write_checked_card(trainer, client, target, **of_card)
     finally:
         delattr(trainer, PUSHING)
     folder = Path(trainer.args.output_dir)
@@ -105,6 +127,7 @@ def _create_repository(trainer: Any, private: bool | None) -> None:
     name = trainer.args.hub_model_id or Path(trainer.args.output_dir).absolute().name
     token = Pushing.of(trainer).token
     if trainer.is_world_process_zero():
+        check_arguments(name, PushOptions(revision=Pushing.of(trainer).revision))
         HubClient.log_in(hub_api(token), name)
 
     def create() -> None:

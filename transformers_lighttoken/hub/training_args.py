@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from transformers.trainer import TRAINING_ARGS_NAME
 
+from ..modeling.methods import CompressedModel
+
 
 class UnstoredToken(str):
     """A token that is stored as None, wherever the object that holds it is pickled."""
@@ -20,6 +22,11 @@ class UnstoredToken(str):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "UnstoredToken":
         return self
+
+
+def holds_compressed(trainer: Any) -> bool:
+    """Whether a Trainer's model is compressed, or wraps one that is, as an adapter does."""
+    return any(isinstance(module, CompressedModel) for module in trainer.model.modules())
 
 
 def keep_token_out(trainer: Any, folder: Path) -> None:

@@ -101,7 +101,7 @@ class TestWhatCameAfterTheCommand:
 
     def test_training(self, facts: CardFacts):
         card = render_card(with_table(facts, relative_error=None))
-        assert "After this command the table was changed, as by training.\n" in card
+        assert "After this command the table was changed, as by training or a cast.\n" in card
 
     def test_healing(self, facts: CardFacts):
         config = type(facts.config)(**facts.config.to_dict())
@@ -110,10 +110,10 @@ class TestWhatCameAfterTheCommand:
         assert "After this command the table was healed by distillation (`lighttoken heal`).\n" in card
 
     def test_training_of_other_weights(self, facts: CardFacts):
-        said = "other weights of the model were changed, as by training.\n"
+        said = "other weights of the model are not the same any more: trained, cast, added or left out.\n"
         assert f"After this command {said}" in render_card(replace(facts, carried_are_changed=True))
         both = render_card(replace(with_table(facts, relative_error=None), carried_are_changed=True))
-        assert f"After this command the table was changed, as by training; {said}" in both
+        assert f"After this command the table was changed, as by training or a cast; {said}" in both
         assert "After this command" not in render_card(replace(facts, carried_are_changed=False))
 
     def test_a_model_compressed_in_memory_has_no_command(self, facts: CardFacts):
