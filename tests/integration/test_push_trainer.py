@@ -52,7 +52,8 @@ class TestWhileTraining:
         trainer = trainer_for(logged_in, tiny, tmp_path / "output", hub_strategy=strategy)
         trainer.train()
         trainer._finish_current_push()
-        assert [job.exception() for job in trainer.push_in_progress.jobs] == [None] * len(trainer.push_in_progress.jobs)
+        pushes: Any = trainer.push_in_progress
+        assert not [failure for job in pushes.jobs if (failure := job.exception())]
         assert states(logged_in)
         for files in states(logged_in):
             card = files["README.md"].decode()
