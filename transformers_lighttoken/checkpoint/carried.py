@@ -29,8 +29,7 @@ def carried_are_changed(checkpoint: CompressedCheckpoint) -> bool | None:
     recorded = (checkpoint.config.provenance or {}).get(CARRIED)
     if not isinstance(recorded, str):
         return None
-    ours = {key for table in checkpoint.tables for key in table.keys}
-    return recorded != carried_digest(tensor for key, tensor in checkpoint.weights.tensors.items() if key not in ours)
+    return recorded != carried_digest(checkpoint.carried_tensors)
 
 
 def _content_hash(tensor: TensorBytes) -> str:

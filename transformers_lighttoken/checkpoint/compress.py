@@ -118,10 +118,10 @@ def compress_checkpoint(
         )
         coder = TableCoder(context, processes, torch_device, state)
         results = {entry.site.owner: coder.code(entry, number) for number, entry in enumerate(sources)}
-        carried = processes.on_main(lambda: {CARRIED: _carried_digest(sources, weights)})
+        change = _change(sources, {name: table for name, (table, _) in results.items()})
+        carried = processes.on_main(lambda: {CARRIED: _carried_digest(sources, weights, change)})
         recorded = record_tables(config, results, origin | carried)
         recorded.shared_heads = {entry.site.owner: list(entry.site.heads) for entry in sources}
-        change = _change(sources, {name: table for name, (table, _) in results.items()})
         new_config = {**found.config, "quantization_config": recorded.to_dict()}
         processes.on_main(lambda: write_checkpoint(folder, found, weights, change, new_config, report))
         processes.on_main(stack.close)
@@ -181,9 +181,8 @@ def _convert_where_needed(folder: Path, converted: Path) -> bool:
     return True
 
 
-def _carried_digest(sources: list[TableSource], weights: Weights) -> str:
-    removed = {key for source in sources for key in source.keys}
-    kept = [tensor for key, tensor in weights.tensors.items() if key not in removed]
+def _carried_digest(sources: list[TableSource], weights: Weights, change: Change) -> str:
+    kept = [tensor for key, tensor in weights.tensors.items() if key not in change.removed]
     return carried_digest([*kept, *(head for source in sources for head in source.dense_heads.values())])
 
 

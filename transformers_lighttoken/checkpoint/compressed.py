@@ -92,6 +92,12 @@ class CompressedCheckpoint:
     weights: Weights
     tables: tuple[StoredTable, ...]
 
+    @property
+    def carried_tensors(self) -> list[StoredTensor]:
+        """The tensors that stand for no compressed table."""
+        ours = {key for table in self.tables for key in table.keys}
+        return [tensor for key, tensor in self.weights.tensors.items() if key not in ours]
+
 
 def read_compressed(folder: str | os.PathLike[str]) -> CompressedCheckpoint:
     """Opens a compressed checkpoint and checks names, shapes and digest of its tables.

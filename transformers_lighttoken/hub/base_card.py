@@ -2,10 +2,10 @@
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from huggingface_hub import HfApi, constants
@@ -27,12 +27,13 @@ from .target import has_hash
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 CARD = "README.md"
 TAGS = ("lighttoken", "compressed")
 RELATION = "quantized"
 OF_THE_BASE = ", that of the base model"
 """How our card goes on after the licence that it has from the base model."""
-LEFT_OUT = "what its card says of language and task is left out: pass language= (--language) where it is known."
 _LARGEST_CARD = 4 << 20
 WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,79}")
 LANGUAGE = re.compile(r"[A-Za-z][A-Za-z0-9-]{1,30}")
@@ -141,13 +142,7 @@ def find_base(
     found = name or as_repo_id(recorded) or card.base_model
     commit = revision if found == recorded and isinstance(revision, str) and COMMIT.fullmatch(revision) else None
     if found and not card.license:
-        try:
-            fetched = fetch_card(api, found, commit) or BaseCard()
-        except RestrictedError:
-            if needs_licence:
-                raise
-            logger.warning("%s: access to it is restricted, so that %s", found, LEFT_OUT)
-            fetched = BaseCard()
+        fetched = read_unless_restricted(found, needs_licence, lambda: fetch_card(api, found, commit)) or BaseCard()
         # The licence is the base model's whole, not a mixture with what the card here says beside none.
         known = {key: value for key in ("language", "pipeline_tag") if (value := getattr(card, key)) is not None}
         card = replace(fetched, **known, tags=card.tags)
@@ -160,6 +155,30 @@ def read_card(folder: Path) -> BaseCard | None:
     if not path.is_file() or path.stat().st_size > _LARGEST_CARD:
         return None
     return BaseCard.parse(path.read_text(encoding="utf-8-sig", errors="replace"))
+
+
+def read_unless_restricted(repo_id: str, needs_licence: bool, read: Callable[[], T]) -> T | None:
+    """What is read of a base model; None, with a warning, where it may not be read and its licence is not needed.
+
+    Args:
+        repo_id: its repository.
+        needs_licence: whether the licence has to come from there.
+        read: reads it.
+
+    Raises:
+        RestrictedError: if it may not be read, and the licence is needed.
+    """
+    try:
+        return read()
+    except RestrictedError:
+        if needs_licence:
+            raise
+        logger.warning(
+            "%s: access to it is restricted, so that what its card says of language and task is left out: pass "
+            "language= (--language) where it is known.",
+            repo_id,
+        )
+        return None
 
 
 def fetch_card(api: HfApi, repo_id: str, revision: str | None = None) -> BaseCard | None:

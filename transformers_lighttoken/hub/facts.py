@@ -189,9 +189,7 @@ def _base(api: HfApi, folder: Path, report: CompressionReport, wishes: CardWishe
 
 def _model_bytes_float32(checkpoint: CompressedCheckpoint, report: CompressionReport) -> int:
     """Bytes of the dense model, tied tables stored once, with its floating-point parameters in float32."""
-    ours = {key for table in checkpoint.tables for key in table.keys}
-    others = [tensor for key, tensor in checkpoint.weights.tensors.items() if key not in ours]
-    kept = sum(4 * math.prod(t.shape) if "F" in t.dtype else t.num_bytes for t in others)
+    kept = sum(4 * math.prod(t.shape) if "F" in t.dtype else t.num_bytes for t in checkpoint.carried_tensors)
     return kept + sum((1 - len(table.dense_heads)) * table.dense_bytes_float32 for table in report.tables)
 
 

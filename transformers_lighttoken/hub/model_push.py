@@ -1,7 +1,6 @@
 """`model.push_to_hub` of a compressed model: as `push_compressed`, with the card of the checkpoint it came from."""
 
 import json
-import logging
 import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -11,15 +10,12 @@ from huggingface_hub import CommitInfo, HfApi
 from transformers import PreTrainedModel
 
 from ..checkpoint.files import CONFIG
-from .base_card import LEFT_OUT, BaseCard, as_repo_id, fetch_card, fetch_file, read_card
+from .base_card import BaseCard, as_repo_id, fetch_card, fetch_file, read_card, read_unless_restricted
 from .client import hub_api
 from .facts import CardWishes
 from .options import PushOptions
 from .push import push_checkpoint
-from .restricted import RestrictedError
 from .results import Evaluation
-
-logger = logging.getLogger(__name__)
 
 
 def push_model(
@@ -136,14 +132,11 @@ def origin_of(model: PreTrainedModel, api: HfApi, *, needs_licence: bool = True)
     if as_repo_id(source) is None:
         return Origin()
     commit = getattr(model.config, "_commit_hash", None)
-    try:
-        card = fetch_card(api, source, commit)
-        same_head = _has_head_of(model, fetch_file(api, source, CONFIG, commit))
-    except RestrictedError:
-        if needs_licence:
-            raise
-        logger.warning("%s: access to it is restricted, so that %s", source, LEFT_OUT)
-        card, same_head = None, False
+
+    def read() -> tuple[BaseCard | None, bool]:
+        return fetch_card(api, source, commit), _has_head_of(model, fetch_file(api, source, CONFIG, commit))
+
+    card, same_head = read_unless_restricted(source, needs_licence, read) or (None, False)
     if card is not None and card.base_model:
         return Origin(card.base_model, card, same_head)
     provenance = getattr(getattr(model.config, "quantization_config", None), "provenance", None) or {}

@@ -56,8 +56,7 @@ def push_compressed(
     (or branch) that was created for a push that then failed stays, without files. What is replaced or deleted is the
     former state of the same compressed model: its weights in other shards, files of its tokenizer, card, pictures, and
     the results of another state of it; other files there stay as they are, but on a new branch the weights that main
-    holds in other forms. A branch that holds a model which is not
-    compressed with LightToken is refused.
+    holds in other forms. A branch that holds a model which is not compressed with LightToken is refused.
 
     Args:
         folder: of the compressed checkpoint.

@@ -70,7 +70,8 @@ def check_base(
     """
     if not _replaces_a_branch(target, options):
         return
-    _check_kind(config, client, target)
+    stored = _config(client, target)
+    _check_kind(config, stored, target)
     if base_model is None:
         return
     if base_model.lower() == target.repo_id.lower() and target.revision == MAIN:
@@ -81,15 +82,15 @@ def check_base(
     there = BaseCard.parse(card.decode(errors="replace")).base_model
     if there is None or there.lower() == base_model.lower():
         return
-    if (_quantization(client, target) or {}).get("digest") != config["quantization_config"].get("digest"):
+    if (_quantization(stored) or {}).get("digest") != config["quantization_config"].get("digest"):
         raise ValueError(
             f"{target.repo_id} holds {there} compressed with LightToken on {target.revision!r}, and what is pushed is "
             f"{base_model}: it would be replaced. {_ELSEWHERE}"
         )
 
 
-def _check_kind(config: Mapping[str, Any], client: HubClient, target: Target) -> None:
-    there = _config(client, target).get("model_type")
+def _check_kind(config: Mapping[str, Any], stored: Mapping[str, Any], target: Target) -> None:
+    there = stored.get("model_type")
     if there is not None and there != config.get("model_type"):
         raise ValueError(
             f"{target.repo_id} holds a model of type {one_line(there)!r} on {target.revision!r}, and what is pushed is "
@@ -103,7 +104,7 @@ def _replaces_a_branch(target: Target, options: PushOptions) -> bool:
 
 def _holds_another_model(client: HubClient, target: Target) -> bool:
     """Whether a model that is not compressed is there alone; on a branch that is still main's copy nothing is lost."""
-    if not any(_ANY_WEIGHTS.fullmatch(path) for path in target.files) or _quantization(client, target):
+    if not any(_ANY_WEIGHTS.fullmatch(path) for path in target.files) or _quantization(_config(client, target)):
         return False
     return target.revision == MAIN or client.look_up(MAIN).commit != target.commit
 
@@ -119,8 +120,8 @@ def _config(client: HubClient, target: Target) -> Mapping[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def _quantization(client: HubClient, target: Target) -> Mapping[str, Any] | None:
-    """What the config.json there says of its compression; None if that is not ours."""
-    quantization = _config(client, target).get("quantization_config")
+def _quantization(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What a config.json says of its compression; None if that is not ours."""
+    quantization = config.get("quantization_config")
     ours = isinstance(quantization, dict) and quantization.get("quant_method") == QUANT_METHOD
     return quantization if ours else None

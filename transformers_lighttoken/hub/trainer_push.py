@@ -20,7 +20,7 @@ from ..modeling.methods import CompressedModel
 from .client import hub_api
 from .errors import HubError
 from .trainer_card import followed_by_ours
-from .trainer_upload import checked_target, in_one_checked_commit, write_checked_card
+from .trainer_upload import in_one_checked_commit, write_checked_card
 from .training_args import holds_compressed, keep_token_out
 
 logger = logging.getLogger(__name__)
@@ -106,8 +106,7 @@ def _prepare_output(trainer: Any, exported: Path) -> None:
             shutil.copyfile(path, output / path.name)
     if trainer.processing_class is not None:
         trainer.processing_class.save_pretrained(output)
-    client, target = checked_target(trainer)
-    write_checked_card(trainer, client, target, model_name=client.repo_id.split("/")[-1])
+    client, target = write_checked_card(trainer)
     if not target.has_branch:
         client.create_branch(target)
 

@@ -10,8 +10,8 @@ from huggingface_hub.utils import DEFAULT_IGNORE_PATTERNS, filter_repo_objects
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils.hub import PushInProgress
 
-from ..checkpoint.compressed import read_compressed
 from ..checkpoint.files import list_files
+from ..checkpoint.source import read_config
 from ..modeling.methods import CompressedModel
 from .base_card import read_card
 from .client import HubClient, hub_api
@@ -24,6 +24,7 @@ from .time_limits import limited_time
 from .trainer_card import PUSHING, Pushing
 from .training_args import holds_compressed, keep_token_out
 
+_CLIENT = "_lighttoken_client"
 _IGNORED = ["_*", f"{PREFIX_CHECKPOINT_DIR}-*", *DEFAULT_IGNORE_PATTERNS]  # as Trainer itself leaves them out
 
 
@@ -42,41 +43,44 @@ def in_one_checked_commit(own: Callable[..., Any]) -> Callable[..., Any]:
     return push_to_hub
 
 
-def checked_target(trainer: Any) -> tuple[HubClient, Target]:
-    """What is there now, before the card is written.
+def write_checked_card(trainer: Any, **of_card: Any) -> tuple[HubClient, Target]:
+    """Looks up what is there, has the card written, and refuses what may not be replaced.
+
+    Args:
+        trainer: that has saved its model in its output folder.
+        **of_card: arguments of `create_model_card`.
 
     Raises:
-        ValueError: if another model is there, or what is asked for is malformed.
+        ValueError: if another model is there, what is asked for is malformed, or no licence is known.
         HubError: if the Hub fails, or the token may not write.
     """
     pushing = Pushing.of(trainer)
     options = PushOptions(private=pushing.private, revision=pushing.revision)
     check_arguments(trainer.hub_model_id, options)
-    client = HubClient.log_in(hub_api(pushing.token), trainer.hub_model_id)
+    client = _logged_in(trainer, pushing.token, trainer.hub_model_id)
     target = client.look_up(options.revision)
     client = client.follow(target)
     check_target(client, target, options)
-    return client, target
-
-
-def write_checked_card(trainer: Any, client: HubClient, target: Target, **of_card: Any) -> None:
-    """Has the card written, and refuses to replace what was made from another base model than it names.
-
-    Raises:
-        ValueError: if the base model is another one, or no licence is known.
-        HubError: if the Hub fails.
-    """
-    pushing = Pushing.of(trainer)
     before = getattr(trainer, PUSHING, None)
     setattr(trainer, PUSHING, replace(pushing, client=client, target=target))
     try:
+        of_card["model_name"] = of_card.get("model_name") or client.repo_id.split("/")[-1]
         trainer.create_model_card(**of_card)
     finally:
         setattr(trainer, PUSHING, before)
     folder = Path(trainer.args.output_dir)
-    card, config = read_card(folder), read_compressed(folder).source.config
-    options = PushOptions(revision=pushing.revision)
-    check_base(client, card.base_model if card else None, config, target, options)
+    card = read_card(folder)
+    check_base(client, card.base_model if card else None, read_config(folder), target, options)
+    return client, target
+
+
+def _logged_in(trainer: Any, token: str | None, repo_id: str) -> HubClient:
+    """The client of a Trainer; the Hub limits how often it says who a token belongs to, so it is asked once."""
+    known: HubClient | None = getattr(trainer, _CLIENT, None)
+    if known is None or (known.api.token, known.repo_id) != (token, repo_id):
+        known = HubClient.log_in(hub_api(token), repo_id)
+        setattr(trainer, _CLIENT, known)
+    return known
 
 
 def _push(
@@ -99,9 +103,7 @@ def _push(
         trainer.save_model(_internal_call=True)
         if not trainer.is_world_process_zero():
             return None
-        of_card["model_name"] = of_card.get("model_name") or str(trainer.hub_model_id).split("/")[-1]
-        client, target = checked_target(trainer)
-        write_checked_card(trainer, client, target, **of_card)
+        client, target = write_checked_card(trainer, **of_card)
     finally:
         delattr(trainer, PUSHING)
     folder = Path(trainer.args.output_dir)
@@ -128,7 +130,7 @@ def _create_repository(trainer: Any, private: bool | None) -> None:
     token = Pushing.of(trainer).token
     if trainer.is_world_process_zero():
         check_arguments(name, PushOptions(revision=Pushing.of(trainer).revision))
-        HubClient.log_in(hub_api(token), name)
+        _logged_in(trainer, token, name)
 
     def create() -> None:
         trainer.init_hf_repo(token=token, private=private)
