@@ -1,5 +1,8 @@
 """Modules that share a table with its owner: tied input embeddings and tied output heads. The table is stored once."""
 
+import copy
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +22,20 @@ class _Sharing(ReadsTable):
     def __init__(self, owner: LightTokenEmbedding) -> None:
         super().__init__()
         object.__setattr__(self, "owner", owner)  # past nn.Module, which would register it
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
+        if not memo:  # copied without the model that holds the table
+            return self._copy_apart()
+        memo[id(self)] = copied = type(self).__new__(type(self))
+        copied.__setstate__(copy.deepcopy(self.__dict__, memo))
+        return copied
+
+    def _copy_apart(self) -> nn.Module:
+        """What a copy of this module alone is, as PEFT makes one of each of `modules_to_save`."""
+        raise TypeError(
+            f"{type(self).__name__} uses the table of another module and cannot be copied, or trained, apart from it: "
+            "copy the whole model, or name the module that owns the table."
+        )
 
 
 class LightTokenView(_Sharing):
@@ -65,6 +82,8 @@ class LightTokenView(_Sharing):
 class LightTokenHead(_Sharing):
     """An output head tied to the input table: logits = hidden @ table.T + bias.
 
+    A copy without the model is an ordinary dense head, untied: a tie does not survive it in a dense model either.
+
     Args:
         owner: the module that owns the table.
         bias: (V,) of the head that this one replaces, or None.
@@ -98,6 +117,11 @@ class LightTokenHead(_Sharing):
         linear.weight = weight
         linear.register_parameter("bias", self.bias)
         return linear
+
+    def _copy_apart(self) -> nn.Linear:
+        dense = self.dense_module(nn.Parameter(self.owner.table.decode_all(self.owner.exact_rows.dtype)))
+        dense.register_parameter("bias", copy.deepcopy(self.bias))
+        return dense
 
     def extra_repr(self) -> str:
         """What print(model) shows."""

@@ -2,17 +2,33 @@
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ..coding.decode import StoredTensors
 from ..coding.latents import roundings
 from ..coding.plan import CodingPlan
 
 UNIT = "_unit"
+
+
+class _OptimizerSteps:
+    """Counts the steps of all optimizers: fused ones change parameters without a new version."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def __call__(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        self.taken += 1
+
+
+_steps = _OptimizerSteps()
+register_optimizer_step_post_hook(_steps)
 
 
 class TableLatents(nn.Module):
@@ -51,8 +67,8 @@ class TableLatents(nn.Module):
     def write_rounding(self, stored: StoredTensors, force: bool = False) -> None:
         """Brings stored tensors up to date, in place, where latents have changed since.
 
-        A change is seen by the version that PyTorch counts for each tensor. Parameters that something else has put in
-        the place of ours (FSDP) count as changed always.
+        A change is seen by the version that PyTorch counts for each tensor, and after each step of an optimizer.
+        Parameters that something else has put in the place of ours (FSDP) count as changed always.
 
         Args:
             stored: the table's tensors.
@@ -83,15 +99,16 @@ class TableLatents(nn.Module):
 
     def _note_parameters(self) -> None:
         self._own = {name: weakref.ref(parameter) for name, parameter in self.named_parameters()}
-        self._written: tuple[tuple[int, int], ...] | None = self._state()
+        self._written: tuple[int, ...] | None = self._state()
 
-    def _state(self) -> tuple[tuple[int, int], ...] | None:
-        """Place and version of each latent; None where they cannot be told."""
+    def _state(self) -> tuple[int, ...] | None:
+        """Steps of optimizers, place and version of each latent; None where they cannot be told."""
         own = {name: reference() for name, reference in self._own.items()}
         known = all(own.get(name) is parameter for name, parameter in self._parameters.items())
         if not known or any(parameter.is_inference() for parameter in self.parameters()):
             return None
-        return tuple((parameter.data_ptr(), parameter._version) for parameter in self.parameters())
+        versions = ((parameter.data_ptr(), parameter._version) for parameter in self.parameters())
+        return (_steps.taken, *chain.from_iterable(versions))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "TableLatents":
         def keeping_float32(tensor: Tensor) -> Tensor:

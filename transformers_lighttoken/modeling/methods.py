@@ -1,6 +1,7 @@
 """What a compressed model does otherwise than its class: saving with a given state dict, casting, resizing."""
 
 import inspect
+import logging
 import re
 from collections.abc import Callable
 from functools import cache, partial
@@ -16,7 +17,10 @@ from .head import LightTokenHead, LightTokenView
 from .hub_methods import HubMethods, hub_methods
 from .latents import TableLatents
 from .resize import resize_head, resize_owner
+from .sites import owners
 from .surgery import put_back, sharing_modules
+
+logger = logging.getLogger(__name__)
 
 _TRAINERS_FOLDER = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-\d+")
 _OURS = (LightTokenEmbedding, LightTokenView, LightTokenHead)
@@ -101,12 +105,14 @@ class CompressedModel:
         put_back(self, modules)
 
     def resize_token_embeddings(self: Any, *args: Any, **kwargs: Any) -> Any:
-        """Resizes as transformers does; new tokens become exact rows, which train."""
+        """Resizes as transformers does; new tokens become exact rows, which train unless the config freezes them."""
         modules = sharing_modules(self)
+        rows = {name: owner.num_embeddings for name, owner in owners(self).items()}
         resized = self.dense_class.resize_token_embeddings(self, *args, **kwargs)
         put_back(self, modules)
         if getattr(self, "hf_quantizer", None) is not None:
             self.hf_quantizer.record_plans(self)
+            _tell_of_frozen_tokens(self, rows)
         return self.get_input_embeddings() if modules else resized
 
     def _get_resized_embeddings(
@@ -146,6 +152,16 @@ def remove_methods(model: PreTrainedModel) -> None:
     for part in model.modules():
         if isinstance(part, CompressedModel):
             setattr(part, "__class__", part.dense_class)  # noqa: B010
+
+
+def _tell_of_frozen_tokens(model: Any, rows_before: dict[str, int]) -> None:
+    trained = model.hf_quantizer.quantization_config.trained_parts
+    added = sum(max(0, owner.num_embeddings - rows_before[name]) for name, owner in owners(model).items())
+    if added and "exact_rows" not in trained:
+        logger.warning(
+            "The %d new tokens are exact rows, which trainable=%s keeps as they were initialised: compress with "
+            "'exact_rows' among `trainable` if they are to learn.", added, list(trained),
+        )  # fmt: skip
 
 
 def _saves_model(model: Any, saving: dict[str, Any]) -> bool:

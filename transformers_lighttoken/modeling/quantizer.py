@@ -30,7 +30,7 @@ from .kind import EmbeddingKind
 from .latents import rounded_tensors
 from .methods import add_methods, remove_methods
 from .sites import TableSite, embedding_at, find_sites, owners
-from .surgery import heads_in_use, restore_dense, swap_embedding, swap_in
+from .surgery import heads_in_use, heads_of_absent_tables, restore_dense, swap_embedding, swap_in
 
 
 class LightTokenQuantizer(HfQuantizer):
@@ -189,13 +189,17 @@ class LightTokenQuantizer(HfQuantizer):
             tensors = {key: _whole(model, f"{name}.{key}", tensor) for key, tensor in tensors.items()}
             prefix = f"{name}.{LATENTS}."
             latents = {key: _whole(model, key, state[key]) for key in state if key.startswith(prefix)}
-            if owner.latents is not None and latents:  # of a sharded model they are newer than what is stored
+            if any(tensor.dtype != torch.float32 for tensor in latents.values()):  # cast: what is stored is exact
+                state = {key: tensor for key, tensor in state.items() if key not in latents}
+            elif owner.latents is not None and latents:  # of a sharded model they are newer than what is stored
                 rounded = rounded_tensors(owner.latents.roundings, latents, tensors, prefix)
                 state |= {f"{name}.{key}": tensor for key, tensor in rounded.items()}
                 tensors |= rounded
             stored |= {f"{name}.{key}": tensor for key, tensor in tensors.items()}
             if not self.keeps_latents:
                 state = {key: tensor for key, tensor in state.items() if key not in latents}
+        for name, head in heads_of_absent_tables(model).items():
+            state[f"{name}.{SENTINEL}"] = copy.deepcopy(head).weight.detach()
         self._record(model, plans, stored)
         return state, {}
 

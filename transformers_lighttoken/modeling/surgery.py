@@ -1,5 +1,6 @@
 """Replacing a model's token-embedding modules by compressed ones, and back."""
 
+import copy
 from dataclasses import replace
 
 import torch
@@ -61,6 +62,28 @@ def swap_embedding(model: PreTrainedModel, site: TableSite, table: CompressedTab
     return new
 
 
+def heads_of_absent_tables(model: nn.Module) -> dict[str, LightTokenHead]:
+    """Output heads that share a table which is in the model no more: a copy of it was put there, as PEFT does.
+
+    Raises:
+        ValueError: if something else shares such a table, which no file could say.
+    """
+    present, heads = {id(owner) for owner in owners(model).values()}, {}
+    for name, module in model.named_modules():
+        lazy = vars(module).get("weight")
+        owner = lazy.owner if isinstance(lazy, LazyWeight) else vars(module).get("owner")
+        if owner is None or id(owner) in present:
+            continue
+        if not isinstance(module, LightTokenHead):
+            raise ValueError(
+                f"{name!r} uses a compressed table that is not in the model any more, because another embedding was "
+                "put in its place: train adapters without modules_to_save on this table, whose decoder, row scales "
+                "and exact rows train in the model itself."
+            )
+        heads[name] = module
+    return heads
+
+
 def restore_dense(model: PreTrainedModel, dtype: torch.dtype | None = None) -> None:
     """Puts ordinary modules with the decoded tables back, tied as they were.
 
@@ -68,6 +91,8 @@ def restore_dense(model: PreTrainedModel, dtype: torch.dtype | None = None) -> N
         model: changed in place.
         dtype: of the dense tables; the model's when None.
     """
+    for name, head in heads_of_absent_tables(model).items():
+        _replace(model, name, copy.deepcopy(head).to(dtype))
     for name, owner in owners(model).items():
         dense = owner.table.decode_all(dtype or owner.exact_rows.dtype)
         weight = nn.Parameter(dense)

@@ -1,5 +1,7 @@
 """Tied heads and views compute what dense ones do, and never hold the dense table."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -117,3 +119,29 @@ def test_compiled_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.no_grad():
         assert torch.allclose(compiled(hidden), head(hidden), atol=1e-5)
     assert torch.allclose(compiled(hidden), head(hidden), atol=1e-5)
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_a_head_copied_alone_is_dense_and_trains(owner: LightTokenEmbedding, with_bias: bool) -> None:
+    bias = nn.Parameter(torch.randn(160)) if with_bias else None
+    copied = copy.deepcopy(LightTokenHead(owner, bias))
+    assert type(copied) is nn.Linear
+    assert torch.equal(copied.weight, owner.table.decode_all())
+    assert (copied.bias is None) == (bias is None)
+    if bias is not None and copied.bias is not None:
+        assert torch.equal(copied.bias, bias)
+        assert copied.bias is not bias
+    assert all(parameter.requires_grad for parameter in copied.parameters())
+
+
+def test_heads_and_views_copied_with_their_owner_stay_tied(owner: LightTokenEmbedding) -> None:
+    parts = nn.ModuleDict({"head": LightTokenHead(owner), "view": LightTokenView(owner, EmbeddingKind()), "e": owner})
+    for original, copied in zip(parts.values(), copy.deepcopy(parts).values(), strict=True):
+        assert type(copied) is type(original)
+    copied = copy.deepcopy(parts)
+    assert copied["head"].owner is copied["view"].owner is copied["e"] is not owner
+
+
+def test_a_view_cannot_be_copied_alone(owner: LightTokenEmbedding) -> None:
+    with pytest.raises(TypeError, match="LightTokenView uses the table of another module and cannot be copied"):
+        copy.deepcopy(LightTokenView(owner, EmbeddingKind()))

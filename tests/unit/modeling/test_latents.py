@@ -142,6 +142,20 @@ def test_rows_follow_latents_however_they_are_written(embedding: LightTokenEmbed
     assert torch.equal(saved_rows(embedding), rows_of(embedding))
 
 
+@pytest.mark.parametrize("options", [{}, {"fused": True}, {"foreach": True}], ids=["plain", "fused", "foreach"])
+def test_rows_follow_each_step_of_an_optimizer_in_a_loop_of_ones_own(
+    embedding: LightTokenEmbedding, options: dict[str, bool]
+):
+    optimizer = torch.optim.AdamW(latents_of(embedding).parameters(), 0.1, **options)
+    for _ in range(2):
+        before = rows_of(embedding)
+        embedding(IDS).sum().backward()
+        optimizer.step()
+        with torch.no_grad():
+            assert not torch.equal(rows_of(embedding), before)
+            assert torch.equal(rows_of(embedding), saved_rows(embedding))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_casts_leave_latents_alone(embedding: LightTokenEmbedding, dtype: torch.dtype):
     step(embedding)

@@ -196,6 +196,19 @@ def test_a_given_state_dict_is_what_is_saved(saved: Path, tmp_path: Path) -> Non
     assert torch.equal(owners(loaded)[TABLE].exact_rows, owners(model)[TABLE].exact_rows + 1.0)
 
 
+@pytest.mark.parametrize("name", ["export", "checkpoint-3"])
+def test_a_cast_state_dict_does_not_round_the_latents_anew(name: str, saved: Path, tmp_path: Path) -> None:
+    model = load(saved)
+    state = {
+        key: tensor.bfloat16() if tensor.is_floating_point() else tensor for key, tensor in model.state_dict().items()
+    }
+    model.save_pretrained(tmp_path / name, state_dict=state)
+    loaded = load(tmp_path / name)
+    for key, tensor in owners(model)[TABLE].table.tensors.items():
+        if key != "exact_rows":
+            assert torch.equal(owners(loaded)[TABLE].table.tensors[key], tensor), key
+
+
 def test_training_changes_what_is_saved_and_the_digest(saved: Path, tmp_path: Path) -> None:
     model = load(saved)
     ids = torch.arange(160).view(4, 40)

@@ -1,6 +1,7 @@
 """resize_token_embeddings on compressed models: as on dense ones, with new tokens as exact rows."""
 
 import copy
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +147,20 @@ def test_impossible_sizes_are_named(size: Any) -> None:
     with pytest.raises(ValueError, match=rf"new_num_tokens must be a positive integer, got {size!r}"):
         model.resize_token_embeddings(size)
     assert model.model.embed_tokens.num_embeddings == 160
+
+
+@pytest.mark.parametrize(
+    ("trainable", "told"), [(["decoder"], True), ([], True), (["exact_rows"], False), (None, False)]
+)
+def test_new_tokens_that_cannot_learn_are_told_of(
+    trainable: list[str] | None, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = compressed("llama")
+    model.hf_quantizer.quantization_config.trainable = trainable
+    with caplog.at_level(logging.WARNING, logger="transformers_lighttoken"):
+        model.resize_token_embeddings(164)
+    assert model.get_input_embeddings().exact_rows.requires_grad != told
+    assert ("The 4 new tokens are exact rows, which trainable=" in caplog.text) == told
+    caplog.clear()
+    model.resize_token_embeddings(160)
+    assert "new tokens" not in caplog.text
