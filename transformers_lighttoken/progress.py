@@ -21,8 +21,8 @@ class _Bars:
     def __call__(self, what: str, done: int, total: int) -> None:
         if self.work != (what, total) or done < self.done:
             self.close()
-            self.bar = transformers_logging.tqdm(desc=what, total=total)
-            self.work, self.done = (what, total), 0
+            self.bar = transformers_logging.tqdm(desc=what, total=total, initial=done)  # done before the bar's clock
+            self.work, self.done = (what, total), done
         if self.text and hasattr(self.bar, "set_postfix_str"):
             self.bar.set_postfix_str(self.text, refresh=False)
         self.text = ""

@@ -7,15 +7,16 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig
 
+from ..checkpoint.tables import build_skeleton
+from ..modeling.positions import longest_input
 from ..version import __version__
-from .fine_tuning.runs import Run, TaskData
+from .fine_tuning.runs import Run, TaskData, check_seeds, finite
 from .fine_tuning.settings import FineTuningSettings
 from .fine_tuning.summary import task_results
 from .fine_tuning.tasks import TASKS
 from .names import DEFAULT_OUTPUT, ZERO_SHOT_TASKS, check_tasks
-from .subject import Subject, longest_input, open_subject
+from .subject import Subject, open_subject
 from .zero_shot.tasks import zero_shot_results
 
 Told = Callable[[str], None]
@@ -66,14 +67,21 @@ def evaluate_checkpoint(
     """
     names = [tasks] if isinstance(tasks, str) else list(tasks)
     check_tasks(names)
-    if not seeds:
-        raise ValueError("seeds must be at least one integer.")
+    check_seeds(seeds)
     subject = open_subject(source, revision)
     dense = None if baseline is None else open_subject(baseline)
     settings, identity = settings or FineTuningSettings(), subject.identity()
     results, records, used = [], [], {}
     fine_tuned = [TASKS[name] for name in names if name in TASKS]
     loaded = {task.name: TaskData.load(task, data, bool(settings.of(task).epochs)) for task in fine_tuned}
+    measured = [
+        result
+        for name in names
+        if name in ZERO_SHOT_TASKS
+        for result in zero_shot_results(name, subject, dense, data, max_tokens, device_of(settings))
+    ]
+    models = [one for one in (subject, dense) if one is not None]
+    check_runs([plan_runs(one, loaded[task.name], settings, seeds, output) for task in fine_tuned for one in models])
     for task in fine_tuned:
         ours, theirs = (
             [] if one is None else made_runs(one, loaded[task.name], settings, seeds, output, told)
@@ -83,23 +91,35 @@ def evaluate_checkpoint(
         setting = "fine-tuned" if used[task.name]["epochs"] else "as it is"
         results += task_results(task, data is not None, setting, ours, theirs)
         records += ours + theirs
-    for name in names:
-        if name in ZERO_SHOT_TASKS:
-            results += zero_shot_results(name, subject, dense, data, max_tokens, device_of(settings))
+    results += measured
     is_source = None if dense is None else subject.was_made_from(dense)
-    return {
+    return finite({
         "identity": identity, "digest": subject.digest, "results": results, "model": subject.name,
         "baseline": dense.name if dense else None, "baseline_is_source": is_source,
         "seeds": list(seeds), "settings": used, "runs": records,
         "versions": {
             "transformers-lighttoken": __version__, "torch": torch.__version__, "transformers": transformers.__version__
         },
-    }  # fmt: skip
+    })  # fmt: skip
 
 
 def device_of(settings: FineTuningSettings) -> str:
     """The device that the settings mean here."""
     return "cuda" if settings.device == "auto" and torch.cuda.is_available() else "cpu"
+
+
+def check_runs(planned: Sequence[Sequence[Run]]) -> None:
+    """Prepares one run of each kind that is still to be made, so that nothing is trained before all are known to fit.
+
+    Args:
+        planned: the runs of a checkpoint on a task, one a seed.
+
+    Raises:
+        ValueError: if model, tokenizer and data of one do not fit together.
+    """
+    missing = [runs[0] for runs in planned if any(run.stored() is None for run in runs)]
+    for run in missing[1:]:  # the first is prepared before it trains
+        run.prepare()
 
 
 def made_runs(
@@ -125,8 +145,7 @@ def plan_runs(
     Raises:
         ValueError: if the settings are not possible for the model.
     """
-    config, tokenizer = AutoConfig.from_pretrained(subject.folder), subject.tokenizer()
-    filled = settings.of(data.task, longest_input(config, tokenizer))
+    filled = settings.of(data.task, longest_input(build_skeleton(subject.folder), subject.tokenizer()))
     identity, data_identity = subject.identity(), data.identity()
     folder = Path(output).expanduser()
     return [Run.of(subject, identity, data, data_identity, filled, seed, folder) for seed in seeds]

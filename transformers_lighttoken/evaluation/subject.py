@@ -1,12 +1,14 @@
 """A checkpoint that is evaluated: where it lies, what it is, and its model and tokenizer checked against each other."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
+import transformers
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
 from ..checkpoint.identity import checkpoint_identity
 from ..checkpoint.origin import same_source, source_facts
@@ -49,7 +51,7 @@ class Subject:
         return checkpoint_identity(self.folder)
 
     def tokenizer(self) -> Any:
-        """Loads its tokenizer, which pads on the right, with a padding token.
+        """Loads its tokenizer, which pads on the right, with the model's padding token if it has one.
 
         Raises:
             ValueError: if there is none, or it is too small to be that of the table.
@@ -59,7 +61,12 @@ class Subject:
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise ValueError(f"{self.name} has no tokenizer that transformers can load: {error}") from error
         tokenizer.padding_side = "right"
-        if tokenizer.pad_token is None:
+        padding = self.source.config.get(
+            "pad_token_id"
+        )  # RoBERTa counts positions, Llama looks for the last token by it
+        if isinstance(padding, int) and 0 <= padding < len(tokenizer):
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding)
+        elif tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
         if tokenizer.pad_token is None:
             raise ValueError(
@@ -78,22 +85,33 @@ class Subject:
         Raises:
             ValueError: if transformers has no such model of this type, or weights that are needed are missing.
         """
+        options |= {"dtype": torch.float32, "output_loading_info": True, "key_mapping": self._key_mapping(auto_class)}
         try:
-            model, info = auto_class.from_pretrained(
-                self.folder, dtype=torch.float32, output_loading_info=True, **options
-            )
+            model, info = auto_class.from_pretrained(self.folder, **options)
         except ValueError as error:
             if "Unrecognized configuration class" not in str(error):
                 raise
             kind = self.source.config.get("model_type")
             raise ValueError(f"{self.name}: transformers has no {auto_class.__name__} of type {kind!r}.") from error
-        if needs_head and info["missing_keys"]:
-            missing = ", ".join(sorted(info["missing_keys"])[:3])
+        missing = set(info["missing_keys"])
+        if missing and not needs_head:
+            missing &= _body_weights(model)
+        if missing:
             raise ValueError(
-                f"{self.name} lacks weights that {type(model).__name__} needs ({missing}): they would be random. "
-                "Give a checkpoint that has them."
+                f"{self.name} lacks weights that {type(model).__name__} needs ({', '.join(sorted(missing)[:3])}): they "
+                "would be random. Give a checkpoint that has them."
             )
         return model
+
+    def _key_mapping(self, auto_class: Any) -> dict[str, str] | None:
+        """How weights are called where the class has another prefix: Llama for question answering has "transformer"."""
+        config = AutoConfig.from_pretrained(self.folder)
+        saved: Any = getattr(transformers, next(iter(config.architectures or ()), ""), None)
+        mapping = getattr(auto_class, "_model_mapping", {type(config): auto_class})
+        loaded: Any = mapping.get(type(config), None)
+        if not (_has_prefix(saved) and _has_prefix(loaded)) or saved.base_model_prefix == loaded.base_model_prefix:
+            return None
+        return {rf"^{re.escape(saved.base_model_prefix)}\.": f"{loaded.base_model_prefix}."}
 
 
 def open_subject(source: str | os.PathLike[str], revision: str | None = None) -> Subject:
@@ -104,6 +122,18 @@ def open_subject(source: str | os.PathLike[str], revision: str | None = None) ->
         HubError: if the Hub fails.
     """
     return Subject(str(source), resolve_source(source, revision))
+
+
+def _has_prefix(found: Any) -> bool:
+    return isinstance(found, type) and issubclass(found, PreTrainedModel) and bool(found.base_model_prefix)
+
+
+def _body_weights(model: PreTrainedModel) -> set[str]:
+    """Names of the weights below the head; not those of a pooler, which may be new and is part of the head then."""
+    with torch.device("meta"):
+        names = AutoModel.from_config(model.config).state_dict()
+    prefix = f"{model.base_model_prefix}."
+    return {key for name in names if "pooler" not in name.split(".") for key in (name, prefix + name)}
 
 
 def check_vocabulary(subject: Subject, model: Any, tokenizer: Any, largest_id: int) -> None:
@@ -128,11 +158,3 @@ def check_vocabulary(subject: Subject, model: Any, tokenizer: Any, largest_id: i
             f"has {rows} rows: use the model's own tokenizer, or model.resize_token_embeddings({len(tokenizer)})."
         )
     check_tokenizer(tokenizer, rows)
-
-
-def longest_input(model_or_config: Any, tokenizer: Any) -> int | None:
-    """Tokens that model and tokenizer take at most; None where neither says."""
-    config = getattr(model_or_config, "config", model_or_config).get_text_config()
-    limits = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)]
-    known = [limit for limit in limits if limit is not None and limit < 2**30]
-    return min(known) if known else None

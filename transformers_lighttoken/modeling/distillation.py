@@ -109,6 +109,11 @@ class ProgressReporter(TrainerCallback):
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by Trainer; where a run goes on, its time is estimated from there."""
+        if state.global_step:
+            self.on_step_end(args, state, control)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Called by Trainer."""
         self.progress("healing steps", state.global_step, state.max_steps)

@@ -119,6 +119,10 @@ class LightTokenHead(_Sharing):
         return linear
 
     def _copy_apart(self) -> nn.Linear:
+        return self.untied()
+
+    def untied(self) -> nn.Linear:
+        """An ordinary head with a dense copy of the table, and of the bias."""
         dense = self.dense_module(nn.Parameter(self.owner.table.decode_all(self.owner.exact_rows.dtype)))
         dense.register_parameter("bias", copy.deepcopy(self.bias))
         return dense

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PrinterCallback, TrainingArguments, set_seed
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..coding.encode import Progress
 from ..progress import progress_bars
+from ..resuming import last_whole_checkpoint
 from .calibration import special_frame
 from .distillation import DistillationTrainer, ProgressReporter, Windows, divergence
 from .sites import owners
@@ -159,8 +159,8 @@ def _train(
         model, arguments, train_dataset=data, teacher=teacher, callbacks=[ProgressReporter(progress)]
     )
     trainer.remove_callback(PrinterCallback)
-    last = get_last_checkpoint(str(folder)) if keep and folder.is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
+    last = last_whole_checkpoint(folder) if keep else None
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
 
 
 def _checked_tables(model: PreTrainedModel, teacher: PreTrainedModel) -> list[str]:

@@ -199,7 +199,7 @@ class LightTokenQuantizer(HfQuantizer):
             if not self.keeps_latents:
                 state = {key: tensor for key, tensor in state.items() if key not in latents}
         for name, head in heads_of_absent_tables(model).items():
-            state[f"{name}.{SENTINEL}"] = copy.deepcopy(head).weight.detach()
+            state[f"{name}.{SENTINEL}"] = head.untied().weight.detach()
         self._record(model, plans, stored)
         return state, {}
 

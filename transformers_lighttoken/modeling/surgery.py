@@ -1,6 +1,5 @@
 """Replacing a model's token-embedding modules by compressed ones, and back."""
 
-import copy
 from dataclasses import replace
 
 import torch
@@ -92,7 +91,7 @@ def restore_dense(model: PreTrainedModel, dtype: torch.dtype | None = None) -> N
         dtype: of the dense tables; the model's when None.
     """
     for name, head in heads_of_absent_tables(model).items():
-        _replace(model, name, copy.deepcopy(head).to(dtype))
+        _replace(model, name, head.untied().to(dtype))
     for name, owner in owners(model).items():
         dense = owner.table.decode_all(dtype or owner.exact_rows.dtype)
         weight = nn.Parameter(dense)

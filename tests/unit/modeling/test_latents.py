@@ -3,6 +3,7 @@
 import copy
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -144,7 +145,7 @@ def test_rows_follow_latents_however_they_are_written(embedding: LightTokenEmbed
 
 @pytest.mark.parametrize("options", [{}, {"fused": True}, {"foreach": True}], ids=["plain", "fused", "foreach"])
 def test_rows_follow_each_step_of_an_optimizer_in_a_loop_of_ones_own(
-    embedding: LightTokenEmbedding, options: dict[str, bool]
+    embedding: LightTokenEmbedding, options: dict[str, Any]
 ):
     optimizer = torch.optim.AdamW(latents_of(embedding).parameters(), 0.1, **options)
     for _ in range(2):

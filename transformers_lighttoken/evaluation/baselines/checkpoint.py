@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ...checkpoint.origin import source_facts
 from ...checkpoint.output import new_folder, refuse_inside
 from ...checkpoint.source import refuse_quantized, resolve_source
 from ...checkpoint.tables import build_skeleton, find_tables
@@ -32,8 +33,8 @@ def baseline_checkpoint(
         seed: of all random choices.
 
     Returns:
-        `baseline`, `ratio`, `seed`, `stored_bytes` over all tables, `dense_bytes_float32`, and `parameters` by table;
-        also written beside the weights, as baseline.json.
+        `baseline`, `ratio`, `seed`, `stored_bytes` over all tables, `dense_bytes_float32`, `parameters` by table, and
+        which source it was (`origin.source_facts`); also written beside the weights, as baseline.json.
 
     Raises:
         SourceError: if there is no usable dense checkpoint.
@@ -47,7 +48,7 @@ def baseline_checkpoint(
     weights = read_weights(found.folder)
     change = Change()
     facts: dict[str, Any] = {"baseline": name, "ratio": ratio, "seed": seed, "stored_bytes": 0}
-    facts |= {"dense_bytes_float32": 0, "parameters": {}}
+    facts |= {"dense_bytes_float32": 0, "parameters": {}, **source_facts(found)}
     with new_folder(output) as folder:
         for table in find_tables(build_skeleton(found.folder), weights, LightTokenConfig()):
             weight = table.weight.load()

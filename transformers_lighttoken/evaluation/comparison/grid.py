@@ -6,11 +6,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..evaluate import Told, plan_runs
-from ..fine_tuning.runs import Run, RunTakenError, TaskData, write_whole
+from ..evaluate import Told, check_runs, plan_runs
+from ..fine_tuning.runs import Run, RunTakenError, TaskData, check_seeds, write_whole
 from ..fine_tuning.settings import FineTuningSettings
 from ..fine_tuning.tasks import Task, task_named
-from .methods import Contender, Method, make_contender
+from ..subject import open_subject
+from .methods import DENSE, Contender, Method, make_contender
 from .table import comparison_report, markdown
 
 JSON_NAME, MARKDOWN_NAME = "comparison.json", "comparison.md"
@@ -65,11 +66,12 @@ def make_grid(
     """A grid with the same seeds for every task.
 
     Raises:
-        ValueError: if a task is unknown, or one of the lists is empty.
+        ValueError: if a task is unknown, one of the lists is empty, or a seed is given twice.
     """
     for name, values in (("methods", methods), ("tasks", tasks), ("seeds", seeds)):
         if not values:
             raise ValueError(f"{name} must not be empty.")
+    check_seeds(seeds)
     chosen = tuple(task_named(name) for name in tasks)
     return Grid(
         str(source),
@@ -98,12 +100,11 @@ def compare(grid: Grid, max_runs: int | None = None, told: Told = lambda text: N
         ValueError: if a method's ratio cannot be met, or model, tokenizer and data do not fit together.
         OSError: if data cannot be read.
     """
+    loaded = [TaskData.load(task, grid.data) for task in grid.tasks]
+    dense = Contender(Method(DENSE), open_subject(grid.source), None)
+    check_runs([_runs(grid, dense, data) for data in loaded])
     contenders = [make_contender(method, grid.source, grid.output / "models") for method in grid.methods]
-    cells = [
-        Cell(contender, data.task, _runs(grid, contender, data))
-        for data in (TaskData.load(task, grid.data) for task in grid.tasks)
-        for contender in contenders
-    ]
+    cells = [Cell(contender, data.task, _runs(grid, contender, data)) for data in loaded for contender in contenders]
     report = _write(grid, cells)
     made = 0
     for cell, run in _in_turn(cells):

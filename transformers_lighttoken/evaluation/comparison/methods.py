@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...checkpoint.compress import compress_checkpoint
+from ...checkpoint.origin import same_source, source_facts
 from ...config import LightTokenConfig
 from ...report import compression_report
 from ..baselines import BASELINE_NAMES
@@ -98,18 +99,23 @@ def make_contender(method: Method, source: str | os.PathLike[str], models: Path)
 
     Raises:
         SourceError: if there is no usable dense checkpoint.
-        ValueError: if the ratio cannot be met.
+        ValueError: if the ratio cannot be met, or another source's checkpoint is in its place.
     """
+    dense = open_subject(source)
     if method.kind == DENSE:
-        return Contender(method, open_subject(source), None)
+        return Contender(method, dense, None)
     folder = models / method.model_name
     if not folder.is_dir():
         if method.kind == LIGHTTOKEN:
             compress_checkpoint(source, folder, LightTokenConfig(compression_ratio=float(method.ratio or 0)))
         else:
             baseline_checkpoint(source, folder, method.kind, float(method.ratio or 0))
+    subject = open_subject(folder)
     if method.kind == LIGHTTOKEN:
-        stored = int(compression_report(folder).to_dict()["stored_bytes"])
+        stored, fits = int(compression_report(folder).to_dict()["stored_bytes"]), subject.was_made_from(dense)
     else:
-        stored = int(read_baseline_facts(folder)["stored_bytes"])
-    return Contender(method, open_subject(folder), stored)
+        facts = read_baseline_facts(folder)
+        stored, fits = int(facts["stored_bytes"]), same_source(facts, source_facts(dense.source))
+    if not fits:
+        raise ValueError(f"{folder} was made from another model than {source}: give another output, or remove it.")
+    return Contender(method, subject, stored)

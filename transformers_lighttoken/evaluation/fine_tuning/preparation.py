@@ -2,13 +2,14 @@
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ...optional import import_optional
+from .labels import in_order_of_the_head, in_order_of_the_task
 from .metrics import glue_metrics, standard_errors
 from .settings import FineTuningSettings
 from .squad_metric import squad_metrics
@@ -53,7 +54,9 @@ def content_hash(rows: Any) -> str:
     return hashlib.sha256(sink.getvalue()).hexdigest()
 
 
-def training_features(task: Task, rows: Any, tokenizer: Any, settings: FineTuningSettings, name: str) -> Any:
+def training_features(
+    task: Task, rows: Any, tokenizer: Any, settings: FineTuningSettings, name: str, outputs: Sequence[int] | None = None
+) -> Any:
     """Model inputs with labels.
 
     Args:
@@ -62,6 +65,7 @@ def training_features(task: Task, rows: Any, tokenizer: Any, settings: FineTunin
         tokenizer: of the model.
         settings: filled in for the task.
         name: of the rows, for messages.
+        outputs: of the head, by label (`labels.head_outputs`).
 
     Returns:
         A `datasets.Dataset`.
@@ -73,11 +77,13 @@ def training_features(task: Task, rows: Any, tokenizer: Any, settings: FineTunin
     columns = _text_columns(task, rows, name)
     if task.kind == "question-answering":
         return datasets.Dataset.from_list(_labelled_windows(rows, columns, tokenizer, settings, name))
-    labels = _labels(task, rows, name)
+    labels = in_order_of_the_head(_labels(task, rows, name), outputs)
     return datasets.Dataset.from_dict({**_tokenized(tokenizer, columns, settings), "labels": labels.tolist()})
 
 
-def measured_split(task: Task, rows: Any, tokenizer: Any, settings: FineTuningSettings, name: str) -> Measured:
+def measured_split(
+    task: Task, rows: Any, tokenizer: Any, settings: FineTuningSettings, name: str, outputs: Sequence[int] | None = None
+) -> Measured:
     """Model inputs of a split, and how its metrics come from predictions.
 
     Args:
@@ -86,6 +92,7 @@ def measured_split(task: Task, rows: Any, tokenizer: Any, settings: FineTuningSe
         tokenizer: of the model.
         settings: filled in for the task.
         name: of the rows, for messages.
+        outputs: of the head, by label (`labels.head_outputs`).
 
     Raises:
         ValueError: if a text is none, or a label is outside the head.
@@ -97,25 +104,32 @@ def measured_split(task: Task, rows: Any, tokenizer: Any, settings: FineTuningSe
         features = datasets.Dataset.from_dict(_tokenized(tokenizer, columns, settings))
 
         def figures(predictions: Any) -> Figures:
-            scores = np.asarray(predictions, dtype=np.float64)  # (n, labels)
+            logits = predictions[0] if isinstance(predictions, tuple) else predictions  # BART gives hidden states too
+            scores = in_order_of_the_task(np.asarray(logits, dtype=np.float64), outputs)  # (n, labels)
+            _check_finite(scores)
             chosen = scores[:, 0] if task.kind == "regression" else scores.argmax(axis=1)
             return glue_metrics(task.metrics, chosen, labels), standard_errors(task.metrics, chosen, labels)
 
         return Measured(features, figures, largest_id(features), len(rows))
     answers = _answers(rows, name)
+    _check_distinct(rows["id"], name)
     max_length, stride = int(settings.max_length or 0), int(settings.stride or 0)
     features, windows = cut_windows(tokenizer, dict(zip(task.text_columns, columns, strict=True)), max_length, stride)
     dataset = datasets.Dataset.from_list(features)
 
     def squad_figures(predictions: Any) -> Figures:
         starts, ends = (np.asarray(logits, dtype=np.float32) for logits in predictions[:2])  # (windows, length)
-        if not (np.isfinite(starts).all() and np.isfinite(ends).all()):
-            raise ValueError("predictions are not finite: training has diverged. Lower the learning rate.")
+        _check_finite(starts, ends)
         texts = best_answers(windows, starts, ends, columns[1])
         truths = {str(key): answer["text"] for key, answer in zip(rows["id"], answers, strict=True)}
         return squad_metrics(dict(zip(truths, texts, strict=True)), truths)
 
     return Measured(dataset, squad_figures, largest_id(dataset), len(rows))
+
+
+def _check_finite(*predictions: np.ndarray) -> None:
+    if not all(np.isfinite(values).all() for values in predictions):
+        raise ValueError("predictions are not finite: training has diverged. Lower the learning rate.")
 
 
 def largest_id(features: Any) -> int:
@@ -162,10 +176,29 @@ def _answers(rows: Any, name: str) -> list[dict[str, list[Any]]]:
     return answers
 
 
+def _check_distinct(ids: Sequence[Any], name: str) -> None:
+    seen: set[str] = set()
+    for number, key in enumerate(map(str, ids)):
+        if key in seen:
+            raise ValueError(f"{name}: ids must be distinct, row {number} has {key!r} again.")
+        seen.add(key)
+
+
+def _check_place(answer: Mapping[str, Any], context: str, name: str, number: int) -> None:
+    text, start = answer["text"][0], answer["answer_start"][0]
+    if not isinstance(start, int) or start < 0 or context[start : start + len(text)] != text:
+        raise ValueError(
+            f"{name}: answer_start must be where the answer begins in the context, row {number} has {start!r} for "
+            f"{text!r}, and {context[max(0, start) : max(0, start) + len(text)]!r} is there."
+        )
+
+
 def _labelled_windows(
     rows: Any, columns: list[list[str]], tokenizer: Any, settings: FineTuningSettings, name: str
 ) -> list[dict[str, Any]]:
     answers = _answers(rows, name)
+    for number, (answer, context) in enumerate(zip(answers, columns[1], strict=True)):
+        _check_place(answer, context, name, number)
     named = {"question": columns[0], "context": columns[1]}
     features, windows = cut_windows(tokenizer, named, int(settings.max_length or 0), int(settings.stride or 0))
     labelled = []

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from filelock import FileLock, Timeout
 from ...version import __version__
 from ..data import load_hub_rows, load_rows
 from ..subject import Subject, check_vocabulary
+from .labels import head_outputs
 from .preparation import Measured, chosen_rows, content_hash, largest_id, measured_split, training_features
 from .settings import FineTuningSettings
 from .tasks import Task
@@ -146,12 +148,12 @@ class Run:
         task, splits = self.data.task, self.data.splits
         tokenizer = self.subject.tokenizer()
         model = load_for_task(self.subject, task, self.settings, tokenizer, self.seed)
-        train = None
+        outputs, train = head_outputs(self.subject.source.config, task), None
         if self.settings.epochs:
             rows = chosen_rows(splits["train"], self.settings.train_rows)
-            train = training_features(task, rows, tokenizer, self.settings, self.data.shown("train"))
+            train = training_features(task, rows, tokenizer, self.settings, self.data.shown("train"), outputs)
         measured = {
-            suffix: measured_split(task, splits[name], tokenizer, self.settings, self.data.shown(name))
+            suffix: measured_split(task, splits[name], tokenizer, self.settings, self.data.shown(name), outputs)
             for name, suffix in task.splits
         }
         largest = [split.largest_id for split in measured.values()] + ([largest_id(train)] if train else [])
@@ -159,8 +161,27 @@ class Run:
         return model, tokenizer, train, measured
 
 
+def finite(value: Any) -> Any:
+    """Plain JSON values with None for numbers that JSON does not have: NaN and infinities."""
+    if isinstance(value, Mapping):
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Refuses no seeds, and a seed given twice, whose run would count twice.
+
+    Raises:
+        ValueError: naming them.
+    """
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise ValueError(f"seeds must be at least one integer, all of them distinct, got {list(seeds)}.")
+
+
 def write_whole(path: Path, content: Mapping[str, Any]) -> None:
     """Writes JSON that is there whole or not at all."""
     beside = path.with_suffix(".partial")
-    beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    beside.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     beside.replace(path)

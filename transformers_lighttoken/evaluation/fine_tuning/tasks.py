@@ -38,6 +38,7 @@ class Task:
         task_type: the Hub's name for the kind of task.
         dataset: its repository on the Hub.
         dataset_config: of that repository, None where it has one only.
+        labels: of classification, as GLUE names them, by number.
         splits: that are measured, each with what it adds to the names of the metrics.
         defaults: of training.
     """
@@ -50,6 +51,7 @@ class Task:
     task_type: str
     dataset: str = "nyu-mll/glue"
     dataset_config: str | None = None
+    labels: tuple[str, ...] = ()
     splits: tuple[tuple[str, str], ...] = (("validation", ""),)
     defaults: TaskDefaults = TaskDefaults()
 
@@ -65,29 +67,33 @@ class Task:
 
 
 def _glue(
-    name: str, title: str, metrics: tuple[str, ...], task_type: str, kind: Kind = "classification", labels: int = 2,
+    name: str, title: str, metrics: tuple[str, ...], task_type: str, labels: tuple[str, ...] = (),
     epochs: int = 3, splits: tuple[tuple[str, str], ...] = (("validation", ""),),
 ) -> Task:  # fmt: skip
-    defaults = TaskDefaults(epochs=epochs)
-    return Task(name, title, kind, labels, metrics, task_type, dataset_config=name, splits=splits, defaults=defaults)
+    kind: Kind = "classification" if labels else "regression"
+    return Task(
+        name, title, kind, len(labels) or 1, metrics, task_type, dataset_config=name, labels=labels, splits=splits,
+        defaults=TaskDefaults(epochs=epochs),
+    )  # fmt: skip
 
 
 _PAIR, _SENTENCE = "natural-language-inference", "text-classification"
+_ENTAILMENT = ("entailment", "not_entailment")
 _MNLI_SPLITS = (("validation_matched", ""), ("validation_mismatched", "_mismatched"))
 _SQUAD = TaskDefaults(epochs=2, learning_rate=3e-5, batch_size=12, max_length=384)
 
 TASKS = {
     task.name: task
     for task in (
-        _glue("cola", "CoLA", ("matthews_correlation",), _SENTENCE),
-        _glue("sst2", "SST-2", ("accuracy",), _SENTENCE),
-        _glue("mrpc", "MRPC", ("accuracy", "f1"), _SENTENCE, epochs=5),
-        _glue("qqp", "QQP", ("accuracy", "f1"), _SENTENCE),
-        _glue("stsb", "STS-B", ("pearson", "spearman"), "sentence-similarity", "regression", 1),
-        _glue("mnli", "MNLI", ("accuracy",), _PAIR, labels=3, splits=_MNLI_SPLITS),
-        _glue("qnli", "QNLI", ("accuracy",), _PAIR),
-        _glue("rte", "RTE", ("accuracy",), _PAIR),
-        _glue("wnli", "WNLI", ("accuracy",), _PAIR, epochs=5),
+        _glue("cola", "CoLA", ("matthews_correlation",), _SENTENCE, ("unacceptable", "acceptable")),
+        _glue("sst2", "SST-2", ("accuracy",), _SENTENCE, ("negative", "positive")),
+        _glue("mrpc", "MRPC", ("accuracy", "f1"), _SENTENCE, ("not_equivalent", "equivalent"), epochs=5),
+        _glue("qqp", "QQP", ("accuracy", "f1"), _SENTENCE, ("not_duplicate", "duplicate")),
+        _glue("stsb", "STS-B", ("pearson", "spearman"), "sentence-similarity"),
+        _glue("mnli", "MNLI", ("accuracy",), _PAIR, ("entailment", "neutral", "contradiction"), splits=_MNLI_SPLITS),
+        _glue("qnli", "QNLI", ("accuracy",), _PAIR, _ENTAILMENT),
+        _glue("rte", "RTE", ("accuracy",), _PAIR, _ENTAILMENT),
+        _glue("wnli", "WNLI", ("accuracy",), _PAIR, _ENTAILMENT[::-1], epochs=5),
         Task(
             "squad", "SQuAD v1.1", "question-answering", 2, ("exact_match", "f1"), "question-answering",
             "rajpurkar/squad", defaults=_SQUAD,

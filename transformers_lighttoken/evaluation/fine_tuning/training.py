@@ -1,8 +1,6 @@
 """One run: a checkpoint with a new head, trained on a task with Trainer and measured."""
 
 import contextlib
-import json
-import logging
 import shutil
 import sys
 import time
@@ -24,12 +22,12 @@ from transformers.utils import logging as transformers_logging
 
 from ...modeling.embedding import LightTokenEmbedding
 from ...modeling.head import LightTokenView
+from ...resuming import last_whole_checkpoint
 from ..subject import Subject
 from .preparation import Measured
 from .settings import FineTuningSettings
 from .tasks import Task
 
-logger = logging.getLogger(__name__)
 _HEADS = {
     "classification": AutoModelForSequenceClassification,
     "regression": AutoModelForSequenceClassification,
@@ -52,6 +50,8 @@ def load_for_task(subject: Subject, task: Task, settings: FineTuningSettings, to
     model = subject.model(_HEADS[task.kind], needs_head=not settings.epochs, **options)
     if model.config.get_text_config().pad_token_id is None:
         model.config.pad_token_id = model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    if getattr(model.config, "summary_type", None) == "last":  # XLNet reads its last token, which is to be no padding
+        tokenizer.padding_side = "left"
     if settings.table == "frozen":
         model.get_input_embeddings().requires_grad_(False)
     return model
@@ -89,7 +89,7 @@ def train_and_measure(
     facts: dict[str, Any] = {"train_rows": len(train or ()), "table_parameters_trained": _trained_in_table(model)}
     with contextlib.redirect_stdout(sys.stderr):  # Trainer prints its logs
         if settings.epochs:
-            resumed = _last_whole_checkpoint(folder)
+            resumed = last_whole_checkpoint(folder)
             outcome = trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
             facts |= {"steps": outcome.global_step, "training_loss": outcome.training_loss}
         trainer.args.train_sampling_strategy = "random"  # else Trainer predicts in another order than the rows
@@ -144,17 +144,3 @@ def _trained_in_table(model: Any) -> int:
     owner = table.owner if isinstance(table, LightTokenView) else table
     parameters = owner.parameters() if isinstance(owner, (LightTokenEmbedding, nn.Module)) else ()
     return sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-
-
-def _last_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end: Trainer writes its own state last."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
-    for path in found:
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            logger.warning("%s is half-written and is removed.", path)
-            shutil.rmtree(path, ignore_errors=True)
-            continue
-        return path
-    return None

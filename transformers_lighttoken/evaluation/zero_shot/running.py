@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...modeling.positions import longest_sequence
+
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
@@ -77,7 +79,7 @@ def check_window(model: Any, window: int, least: int) -> None:
     Raises:
         ValueError: if the window is out of range.
     """
-    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    most = longest_sequence(model)
     if window < least or (most is not None and window > most):
         limit = f"in [{least}, {most}]" if most is not None else f"at least {least}"
         raise ValueError(f"window must be {limit} for this model and tokenizer, got {window}.")

@@ -1,14 +1,16 @@
 """Semantic textual similarity of a sentence encoder as it is, without fine-tuning."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...modeling.positions import longest_input
 from ...optional import import_optional
 from .running import check_token_ids, evaluation_mode
 
@@ -50,9 +52,23 @@ def sts_spearman(
         TypeError: if the model gives no hidden states.
         ImportError: if scipy is not installed.
     """
+    return spearman_of(partial(embed_sentences, model, tokenizer, batch_size=batch_size), rows)
+
+
+def spearman_of(encode: Callable[[list[str]], Tensor], rows: Iterable[Mapping[str, Any]]) -> SimilarityResult:
+    """The same for any encoder.
+
+    Args:
+        encode: from sentences to (n, d) embeddings.
+        rows: with `sentence1`, `sentence2` and `label`, as in STS-B.
+
+    Raises:
+        ValueError: if the rows or the embeddings are of no use.
+        ImportError: if scipy is not installed.
+    """
     first, second, labels = _columns(rows)
     stats = import_optional("scipy.stats", "Spearman correlation")
-    embeddings = embed_sentences(model, tokenizer, first + second, batch_size)  # (2 n, d)
+    embeddings = encode(first + second).cpu()  # (2 n, d)
     if not bool(torch.isfinite(embeddings).all()):
         raise ValueError("model gives embeddings that are not finite: it is damaged.")
     similarities = F.cosine_similarity(embeddings[: len(labels)].double(), embeddings[len(labels) :].double())  # (n,)
@@ -82,13 +98,15 @@ def embed_sentences(model: Any, tokenizer: Any, sentences: list[str], batch_size
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
     if tokenizer.pad_token_id is None:
         raise ValueError("tokenizer has no padding token: set tokenizer.pad_token.")
-    max_length = _max_length(model, tokenizer)
+    max_length = longest_input(model, tokenizer)
     order = sorted(range(len(sentences)), key=lambda number: len(sentences[number]))
     pooled: list[Tensor] = []
     with evaluation_mode(model):
         for start in range(0, len(order), batch_size):
             batch = [sentences[number] for number in order[start : start + batch_size]]
-            encoded = tokenizer(batch, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
+            encoded = tokenizer(
+                batch, padding=True, truncation=max_length is not None, max_length=max_length, return_tensors="pt"
+            )
             pooled.append(_mean_pool(model, encoded))
     return torch.cat(pooled)[torch.tensor(order).argsort()]
 
@@ -101,12 +119,6 @@ def _mean_pool(model: Any, batch: Any) -> Tensor:
         raise TypeError(f"model {type(model).__name__} gives no last_hidden_state: load it with AutoModel.")
     mask = inputs["attention_mask"].unsqueeze(2).float()  # (n, length, 1)
     return ((hidden.float() * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)).cpu()
-
-
-def _max_length(model: Any, tokenizer: Any) -> int:
-    """The lesser of what the tokenizer says and the positions that the model has."""
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return min(tokenizer.model_max_length, positions or 2**31 - 1, 2**31 - 1)
 
 
 def _columns(rows: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[str], list[float]]:

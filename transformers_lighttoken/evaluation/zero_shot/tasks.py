@@ -4,13 +4,15 @@ import os
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
+from ...modeling.positions import longest_input
 from ..data import load_hub_rows, load_hub_text, load_rows, load_text
 from ..fine_tuning.summary import Figure, difference
-from ..subject import Subject, longest_input
+from ..subject import Subject
+from .encoders import sentence_encoder
 from .language_modeling import PerplexityResult, perplexity, pseudo_perplexity
-from .similarity import sts_spearman
+from .similarity import spearman_of
 
 _WINDOWS = {"perplexity": 512, "pseudo-perplexity": 128}
 _TITLES = {"stsb-zero-shot": "STS-B", "perplexity": "Perplexity", "pseudo-perplexity": "Pseudo-perplexity"}
@@ -66,12 +68,10 @@ def _material(name: str, data: str | os.PathLike[str] | None) -> Any:
 
 
 def _measure(name: str, subject: Subject, material: Any, max_tokens: int | None, device: str) -> tuple[Figure, int]:
-    tokenizer = subject.tokenizer()
     if name == "stsb-zero-shot":
-        model = subject.model(AutoModel).to(device)
-        similarity = sts_spearman(model, tokenizer, material)
+        similarity = spearman_of(sentence_encoder(subject, device), material)
         return Figure.of([similarity.spearman], similarity.standard_error), similarity.n
-    causal = name == "perplexity"
+    tokenizer, causal = subject.tokenizer(), name == "perplexity"
     model = subject.model(AutoModelForCausalLM if causal else AutoModelForMaskedLM, needs_head=True).to(device)
     window = min(_WINDOWS[name], longest_input(model, tokenizer) or _WINDOWS[name])
     measure = perplexity if causal else pseudo_perplexity
