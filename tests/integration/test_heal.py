@@ -1,6 +1,7 @@
 """Healing: the compressed tables move towards the dense model, nothing else does, and a killed run goes on."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,18 +15,14 @@ from typing import Any
 import pytest
 import torch
 
-from tests.checkpoints import add_tokenizer, file_contents, read_json, save_dense, tensor_digests
+from tests.checkpoints import add_tokenizer, file_contents, read_json, tensor_digests, write_config
 from tests.command_line import Result, run_command
+from tests.healing import OPTIONS, TEXT, Letters, make, settled
 from tests.helpers import compress_at_random
 from tests.tiny_models import ARCHITECTURES
 from transformers_lighttoken import LightTokenConfig, compression_report, heal_checkpoint, heal_model
 from transformers_lighttoken.checkpoint.compress import compress_checkpoint
-from transformers_lighttoken.checkpoint.source import SourceError
 from transformers_lighttoken.modeling.distillation import Windows, divergence
-from transformers_lighttoken.modeling.heal import HealingOptions
-
-TEXT = [" ".join(f"word{(row * 7 + column * column) % 150}" for column in range(30)) for row in range(40)]
-OPTIONS = HealingOptions(steps=12, batch_size=4, window=16, learning_rate=0.005, save_steps=4)
 
 
 @pytest.fixture
@@ -33,27 +30,14 @@ def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     return partial(run_command, capfd)
 
 
-def make(folder: Path, architecture: str, **options: Any) -> tuple[Path, Path]:
-    """A dense checkpoint with a tokenizer, and its compressed form."""
-    save_dense(folder / "dense", architecture)
-    add_tokenizer(folder / "dense")
-    config = LightTokenConfig(code_bits=8, **{"metric": "plain", **options})
-    compress_checkpoint(folder / "dense", folder / "compressed", config)
-    return folder / "dense", folder / "compressed"
-
-
 @pytest.fixture
 def both(tmp_path: Path) -> tuple[Path, Path]:
     return make(tmp_path, "bert-mlm")
 
 
-def settled(folder: Path) -> None:
-    """Nothing of a run is left beside the checkpoint."""
-    assert sorted(path.name for path in folder.parent.iterdir()) == ["compressed", "dense"]
-
-
 @pytest.mark.parametrize(
-    "architecture", ["bert", "bert-mlm", "bert-classification", "llama-tied", "llama", "t5-encoder"]
+    "architecture",
+    ["bert", "bert-mlm", "bert-classification", "bert-pretraining", "llama-tied", "llama", "t5-encoder", "xlnet"],
 )
 def test_every_kind_of_model_comes_nearer_to_the_dense_one(architecture: str, tmp_path: Path):
     dense, compressed = make(tmp_path, architecture)
@@ -143,11 +127,51 @@ def test_resuming_equals_the_uninterrupted_run(tmp_path: Path):
                 steps.append(done)
 
         results.append(heal_checkpoint(compressed, TEXT, baseline=dense, options=OPTIONS, progress=note))
-        assert steps[0] == (1 if name == "whole" else 9)
+        assert steps[0] == (1 if name == "whole" else 8)
         tensors.append(tensor_digests(compressed))
         settled(compressed)
     assert results[0] == results[1]
     assert tensors[0] == tensors[1]
+
+
+@pytest.mark.parametrize("damage", ["no_state", "truncated_state", "empty_folder"])
+def test_a_run_killed_while_it_saves_goes_on_from_the_checkpoint_before(both: tuple[Path, Path], damage: str):
+    dense, compressed = both
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what == "healing steps" and done == 9:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        heal_checkpoint(compressed, TEXT, baseline=dense, options=OPTIONS, progress=stop)
+    newest = compressed.parent / ".compressed.healing" / "steps" / "checkpoint-8"
+    state = newest / "trainer_state.json"
+    if damage == "empty_folder":
+        shutil.rmtree(newest)
+        newest.mkdir()
+    elif damage == "no_state":
+        state.unlink()
+    else:
+        state.write_text(state.read_text()[:40])
+    steps: list[int] = []
+    heal_checkpoint(compressed, TEXT, baseline=dense, options=OPTIONS, progress=lambda w, done, _: steps.append(done))
+    assert steps[:2] == [4, 5]
+    settled(compressed)
+
+
+def test_another_dense_model_starts_anew(both: tuple[Path, Path]):
+    dense, compressed = both
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what == "healing steps" and done == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        heal_checkpoint(compressed, TEXT, baseline=dense, options=OPTIONS, progress=stop)
+    write_config(dense, layer_norm_eps=1e-6)
+    steps: list[int] = []
+    heal_checkpoint(compressed, TEXT, baseline=dense, options=OPTIONS, progress=lambda _, done, __: steps.append(done))
+    assert steps[0] == 1
 
 
 def test_another_text_starts_anew(both: tuple[Path, Path]):
@@ -195,96 +219,6 @@ class TestInMemory:
         hidden = torch.stack([data[row]["input_ids"] for row in range(50)]) == 5
         assert not hidden[:, 0].any()
         assert 0.1 < float(hidden[:, 1:].float().mean()) < 0.2
-
-
-class Letters:
-    """A tokenizer of single letters with 160 tokens."""
-
-    mask_token_id = pad_token_id = None
-    all_special_ids: tuple[int, ...] = ()
-    model_max_length = 40
-    offset = 0
-
-    def __len__(self) -> int:
-        return 160
-
-    def __call__(self, text: Any, **kwargs: Any) -> dict[str, Any]:
-        if isinstance(text, str):
-            return {"input_ids": [ord(letter) % 150 + self.offset for letter in text]}
-        return {"input_ids": [self(part)["input_ids"] for part in text]}
-
-
-class TestRefused:
-    """Before anything is trained, and with nothing changed."""
-
-    def test_a_dense_checkpoint(self, both: tuple[Path, Path]):
-        with pytest.raises(SourceError, match="is not compressed with LightToken, but dense"):
-            heal_checkpoint(both[0], TEXT, baseline=both[0], options=OPTIONS)
-
-    def test_a_compressed_baseline(self, both: tuple[Path, Path]):
-        with pytest.raises(SourceError, match="compressed with LightToken already"):
-            heal_checkpoint(both[1], TEXT, baseline=both[1], options=OPTIONS)
-
-    def test_no_baseline(self, both: tuple[Path, Path]):
-        with pytest.raises(SourceError, match="does not say which repository .* --baseline"):
-            heal_checkpoint(both[1], TEXT, options=OPTIONS)
-
-    def test_another_models_baseline(self, both: tuple[Path, Path], tmp_path: Path):
-        ARCHITECTURES["bert-mlm"].build(vocab_size=170).save_pretrained(tmp_path / "other")
-        with pytest.raises(ValueError, match=r"is \(160, 32\), the dense model .* has one of \(170, 32\)"):
-            heal_checkpoint(both[1], TEXT, baseline=tmp_path / "other", options=OPTIONS)
-
-    @pytest.mark.parametrize("text", ["", " \n\n ", []])
-    def test_an_empty_text(self, both: tuple[Path, Path], text: Any):
-        before = file_contents(both[1])
-        with pytest.raises(ValueError, match="text is empty"):
-            heal_checkpoint(both[1], text, baseline=both[0], options=OPTIONS)
-        assert file_contents(both[1]) == before
-        settled(both[1])
-
-    def test_a_tokenizer_that_does_not_fit(self, both: tuple[Path, Path]):
-        letters = Letters()
-        letters.offset = 100
-        model, dense = (ARCHITECTURES["llama-tied"].build() for _ in range(2))
-        compress_at_random(model)
-        with pytest.raises(ValueError, match="the tokenizer gives the id .*, the compressed table has 160 rows"):
-            heal_model(model, dense, letters, "zz zz", OPTIONS)
-
-    def test_a_folder_without_a_tokenizer(self, both: tuple[Path, Path]):
-        for path in both[1].glob("*token*"):
-            path.unlink()
-        (both[1] / "vocab.txt").unlink(missing_ok=True)
-        with pytest.raises(ValueError, match="tokenizer"):
-            heal_checkpoint(both[1], TEXT, baseline=both[0], options=OPTIONS)
-
-    def test_models_in_memory_of_the_wrong_kind(self):
-        dense, compressed = (ARCHITECTURES["llama-tied"].build() for _ in range(2))
-        compress_at_random(compressed)
-        with pytest.raises(ValueError, match="has no compressed table"):
-            heal_model(dense, dense, Letters(), "ab", OPTIONS)
-        with pytest.raises(ValueError, match="teacher .* is compressed itself"):
-            heal_model(compressed, compressed, Letters(), "ab", OPTIONS)
-
-    @pytest.mark.parametrize(("field", "value"), [("steps", 0), ("steps", -1), ("batch_size", True), ("window", 1.5)])
-    def test_options(self, field: str, value: Any):
-        with pytest.raises(ValueError, match=f"{field} must be a positive integer"):
-            HealingOptions(**{field: value})
-        with pytest.raises(ValueError, match="learning_rate must be between 0 and 1"):
-            HealingOptions(learning_rate=0.0)
-
-    def test_a_run_that_does_not_help_changes_nothing(self, both: tuple[Path, Path]):
-        before = file_contents(both[1])
-        with pytest.raises(ValueError, match="healing made the model no better"):
-            heal_checkpoint(both[1], TEXT, baseline=both[0], options=HealingOptions(20, 4, 16, 0.99))
-        assert file_contents(both[1]) == before
-        settled(both[1])
-
-    def test_two_runs_at_once(self, both: tuple[Path, Path]):
-        def second(what: str, done: int, total: int) -> None:
-            heal_checkpoint(both[1], TEXT, baseline=both[0], options=OPTIONS)
-
-        with pytest.raises(OSError, match="another run heals"):
-            heal_checkpoint(both[1], TEXT, baseline=both[0], options=OPTIONS, progress=second)
 
 
 class TestCommand:

@@ -24,7 +24,7 @@ from ..progress import progress_bars
 from .compress import record_tables, resolve_device
 from .compressed import CompressedCheckpoint, read_compressed
 from .histogram import cosine_histogram
-from .origin import digest_of_text
+from .origin import digest_of_text, source_facts
 from .output import OutputError, recover_folder, replaced_folder
 from .source import Source, SourceError, refuse_quantized, resolve_source
 from .tables import build_skeleton
@@ -73,6 +73,7 @@ def heal_checkpoint(
         "digest": checkpoint.config.digest,
         "baseline": dense.repo_id or str(dense.folder.resolve()),
         "revision": dense.revision,
+        "baseline_digest": source_facts(dense).get("source_digest"),
         "text": digest_of_text(text),
         "device": torch_device.type,
         **asdict(options),

@@ -126,7 +126,8 @@ def _predicts(model: nn.Module) -> bool:
 def _output(model: nn.Module, batch: Batch) -> Tensor:
     """(..., V) logits, or (..., d) last hidden states of a model that predicts no tokens."""
     if _predicts(model):
-        return model(**batch).logits
+        output = model(**batch)
+        return output.prediction_logits if hasattr(output, "prediction_logits") else output.logits  # BertForPreTraining
     base = getattr(model, "base_model", model)
     output = base(**batch)
     if getattr(output, "last_hidden_state", None) is None:

@@ -16,13 +16,15 @@ from ..progress import progress_bars
 from ..resuming import last_whole_checkpoint
 from .calibration import special_frame
 from .distillation import DistillationTrainer, ProgressReporter, Windows, divergence
+from .positions import longest_input
 from .sites import owners
 from .tokens import check_tokenizer
 
 SEQUENCE_TOKENS = 128
 _HELD_OUT_SHARE, _MOST_HELD_OUT = 0.05, 16
 _LOGITS_AT_ONCE = 2**26
-_POSITION_OFFSET = 2  # RoBERTa counts positions from its padding index on
+_SAME_WEIGHTS = 1e-2
+"""Relative difference of a weight up to which it is the same, in another dtype perhaps."""
 
 
 @dataclass(frozen=True)
@@ -94,13 +96,14 @@ def heal_model(
         progress: told of each step; a progress bar with the time left when None.
 
     Raises:
-        ValueError: if the model is not compressed, the dense one or the tokenizer does not fit, or the text is empty.
+        ValueError: if the model is not compressed, the dense one or the tokenizer does not fit, or the text is short.
+        TypeError: if the dense model does not run on token ids alone.
     """
     options = options or HealingOptions()
     held = _checked_tables(model, teacher)
     windows = _windows(model, tokenizer, text, options)
     held_out = min(max(1, int(windows.shape[0] * _HELD_OUT_SHARE)), _MOST_HELD_OUT)
-    training, testing = (windows[held_out:], windows[:held_out]) if len(windows) > 1 else (windows, windows)
+    training, testing = windows[held_out:], windows[:held_out]
     flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     was_training = model.training
     try:
@@ -108,6 +111,7 @@ def heal_model(
             parameter.requires_grad_(_is_of_table(name, held) and (flags[name] or ".latents." in name))
         teacher = teacher.to(model.device).eval()  # pyright: ignore[reportArgumentType]
         test = _dataset(model, tokenizer, testing)
+        _check_runs(teacher, test)
         before = _mean_divergence(model, teacher, test)
         with progress_bars(progress) as report, tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch if run_folder is None else run_folder)
@@ -180,9 +184,37 @@ def _checked_tables(model: PreTrainedModel, teacher: PreTrainedModel) -> list[st
                 f"the compressed table {name!r} is {expected}, the dense model ({type(teacher).__name__}) has {what}: "
                 "it is another model."
             )
+    _check_same_body(model, teacher, list(held))
+    for owner in held.values():
         if owner.latents is None:
             owner.train_parts(model.config.quantization_config.trained_parts or ("decoder", "row_scales", "exact_rows"))
     return list(held)
+
+
+def _check_same_body(model: PreTrainedModel, teacher: PreTrainedModel, tables: list[str]) -> None:
+    """Refuses a dense model whose other weights are not those of the compressed one."""
+    ours = {name: value for name, value in model.named_parameters() if not _is_of_table(name, tables)}
+    for name, theirs in teacher.named_parameters():
+        own = ours.get(name)
+        if own is None:
+            continue
+        known = theirs.detach().to(own.device, own.dtype)
+        if own.shape != known.shape or (own.detach() - known).norm() > _SAME_WEIGHTS * known.norm():
+            raise ValueError(
+                f"the dense model's {name!r} is not that of the compressed one, which was made from another model, or "
+                "has been trained since: give the dense model that it was made from, and heal before fine-tuning."
+            )
+
+
+def _check_runs(teacher: PreTrainedModel, data: Windows) -> None:
+    batch = {key: value.unsqueeze(0).to(teacher.device) for key, value in data[0].items()}
+    try:
+        divergence(teacher, teacher, batch)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise TypeError(
+            f"teacher ({type(teacher).__name__}) does not run on token ids alone, so it can't be healed on a text: "
+            f"{error}"
+        ) from error
 
 
 def _windows(model: PreTrainedModel, tokenizer: Any, text: str | Sequence[str], options: HealingOptions) -> Tensor:
@@ -204,18 +236,23 @@ def _windows(model: PreTrainedModel, tokenizer: Any, text: str | Sequence[str], 
             f"the tokenizer gives the id {max(ids)}, the compressed table has {rows} rows: it is another model's."
         )
     before, after = special_frame(tokenizer)
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or options.window + 2
-    most = min(options.window, positions - _POSITION_OFFSET, tokenizer.model_max_length)
-    inner = min(most - len(before) - len(after), len(ids))
+    most = min(options.window, longest_input(model, tokenizer) or options.window)
+    inner = most - len(before) - len(after)
     if inner < 1:
         raise ValueError(f"window must leave room for text, got {most} tokens with {len(before) + len(after)} special.")
+    if len(ids) < 2 * inner:
+        raise ValueError(
+            f"text has {len(ids)} tokens, two windows of {inner} are the least (one to train on, one to measure on): "
+            "give some pages of ordinary text."
+        )
     windows = torch.tensor(ids[: len(ids) // inner * inner]).view(-1, inner)
     frame = [torch.tensor(part, dtype=torch.long).expand(len(windows), -1) for part in (before, after)]
     return torch.cat([frame[0], windows, frame[1]], dim=1)
 
 
 def _dataset(model: PreTrainedModel, tokenizer: Any, ids: Tensor) -> Windows:
-    masked = getattr(model, "dense_class", type(model)).__name__ in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()
+    name = getattr(model, "dense_class", type(model)).__name__
+    masked = name in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values() or name.endswith("ForPreTraining")
     mask_token_id = tokenizer.mask_token_id if masked else None
     start = None
     if model.config.is_encoder_decoder:

@@ -136,10 +136,11 @@ def test_a_head_copied_alone_is_dense_and_trains(owner: LightTokenEmbedding, wit
 
 def test_heads_and_views_copied_with_their_owner_stay_tied(owner: LightTokenEmbedding) -> None:
     parts = nn.ModuleDict({"head": LightTokenHead(owner), "view": LightTokenView(owner, EmbeddingKind()), "e": owner})
-    for name, copied in copy.deepcopy(parts).items():
-        assert type(copied) is type(parts[name])
-    copied = copy.deepcopy(parts)
-    assert copied["head"].owner is copied["view"].owner is copied["e"] is not owner
+    copies = copy.deepcopy(parts)
+    for name in ("head", "view", "e"):
+        assert type(copies[name]) is type(parts[name])
+
+    assert copies["head"].owner is copies["view"].owner is copies["e"] is not owner
 
 
 def test_a_view_cannot_be_copied_alone(owner: LightTokenEmbedding) -> None:
