@@ -1,15 +1,17 @@
 """What `evaluate_checkpoint` gives is what a model card reads."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from tests.checkpoints import SMALL, add_tokenizer, save_dense
-from tests.unit.evaluation.fine_tuning.samples import sentence, write_glue
+from tests.unit.evaluation.fine_tuning.samples import sentence, write_glue, write_rows
 from transformers_lighttoken.checkpoint.compress import compress_checkpoint
 from transformers_lighttoken.checkpoint.compressed import read_compressed
 from transformers_lighttoken.checkpoint.source import resolve_source
 from transformers_lighttoken.evaluation.evaluate import evaluate_checkpoint
+from transformers_lighttoken.evaluation.fine_tuning.runs import finite
 from transformers_lighttoken.evaluation.fine_tuning.settings import FineTuningSettings
 from transformers_lighttoken.evaluation.names import ALL_TASKS
 from transformers_lighttoken.evaluation.subject import Subject
@@ -110,3 +112,41 @@ def test_unknown_tasks_and_no_seeds_are_refused(pair: tuple[Path, Path], data: P
         evaluate_checkpoint(pair[0], [], data=data)
     with pytest.raises(ValueError, match="seeds must be at least one integer"):
         evaluate_checkpoint(pair[0], "stsb", data=data, seeds=())
+    with pytest.raises(ValueError, match=r"seeds must be .* distinct, got \[3, 3\]"):
+        evaluate_checkpoint(pair[0], "stsb", data=data, seeds=(3, 3))
+
+
+@pytest.mark.parametrize("fault", ["labels", "text", "no head", "dense"])
+def test_nothing_is_trained_before_all_is_known_to_fit(
+    fault: str, pair: tuple[Path, Path], data: Path, tmp_path: Path
+) -> None:
+    write_glue(data, "cola")
+    tasks = ["cola", "stsb"]
+    if fault == "labels":
+        tasks = ["stsb", "cola"]
+        write_rows(data, "cola", "train", {"sentence": ["word1"] * 4, "label": [0, 1, 2, 3]})
+    elif fault == "text":
+        tasks = ["cola", "pseudo-perplexity"]
+    elif fault == "no head":
+        tasks = ["cola", "pseudo-perplexity"]
+        (data / "wikitext2").mkdir()
+        (data / "wikitext2" / "validation.txt").write_text("word1 word2 " * 40)
+    else:
+        (pair[0] / "tokenizer.json").unlink()
+        (pair[0] / "vocab.txt").unlink()
+    messages = {
+        "labels": "row 2 has 2", "text": "wikitext2", "no head": "lacks weights that BertForMaskedLM", "dense": "token",
+    }  # fmt: skip
+    with pytest.raises((ValueError, OSError), match=messages[fault]):
+        evaluate_checkpoint(pair[1], tasks, data=data, baseline=pair[0], settings=QUICK, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_numbers_that_json_has_not_are_left_out(tmp_path: Path) -> None:
+    save_dense(tmp_path / "dense", "llama-tied")
+    add_tokenizer(tmp_path / "dense")
+    (tmp_path / "text.txt").write_text("word1 word2 word3 word4")
+    found = evaluate_checkpoint(tmp_path / "dense", "perplexity", data=tmp_path / "text.txt")
+    assert "standard_error" not in found["results"][0]  # of a single window
+    json.dumps(found, allow_nan=False)
+    assert finite({"a": [float("nan"), (1.5, float("inf"))], "b": "nan"}) == {"a": [None, [1.5, None]], "b": "nan"}

@@ -1,6 +1,7 @@
 """Tied heads and views compute what dense ones do, and never hold the dense table."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -124,7 +125,7 @@ def test_compiled_logits(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_a_head_copied_alone_is_dense_and_trains(owner: LightTokenEmbedding, with_bias: bool) -> None:
     bias = nn.Parameter(torch.randn(160)) if with_bias else None
-    copied = copy.deepcopy(LightTokenHead(owner, bias))
+    copied: Any = copy.deepcopy(LightTokenHead(owner, bias))
     assert type(copied) is nn.Linear
     assert torch.equal(copied.weight, owner.table.decode_all())
     assert (copied.bias is None) == (bias is None)

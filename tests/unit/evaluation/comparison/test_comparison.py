@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from tests.checkpoints import add_tokenizer, save_dense, tensor_digests
-from tests.unit.evaluation.fine_tuning.samples import write_glue
+from tests.tiny_models import ARCHITECTURES
+from tests.unit.evaluation.fine_tuning.samples import write_glue, write_rows
 from transformers_lighttoken.evaluation.baselines import fit_baseline
 from transformers_lighttoken.evaluation.baselines.checkpoint import baseline_checkpoint
 from transformers_lighttoken.evaluation.comparison.grid import compare, make_grid
-from transformers_lighttoken.evaluation.comparison.methods import Method, default_methods
+from transformers_lighttoken.evaluation.comparison.methods import Method, default_methods, make_contender
 from transformers_lighttoken.evaluation.fine_tuning.runs import Run
 from transformers_lighttoken.evaluation.fine_tuning.settings import FineTuningSettings
 from transformers_lighttoken.evaluation.subject import open_subject
@@ -65,6 +66,23 @@ def test_an_interrupted_grid_goes_on_and_ends_alike(dense: Path, data: Path, tmp
             for task in row["tasks"].values():
                 del task["seconds"]
     assert rest == whole
+
+
+@pytest.mark.parametrize("method", ["lighttoken@4:frozen", "svd_fp16@4"])
+def test_another_sources_checkpoint_is_not_taken(method: str, dense: Path, tmp_path: Path) -> None:
+    made = make_contender(Method.parse(method), dense, tmp_path / "models")
+    assert make_contender(Method.parse(method), dense, tmp_path / "models").stored_bytes == made.stored_bytes
+    ARCHITECTURES["bert"].build(seed=7).save_pretrained(tmp_path / "other")
+    add_tokenizer(tmp_path / "other")
+    with pytest.raises(ValueError, match="was made from another model than .*other: give another output, or remove it"):
+        make_contender(Method.parse(method), tmp_path / "other", tmp_path / "models")
+
+
+def test_rows_that_do_not_fit_are_met_before_anything_is_compressed(dense: Path, data: Path, tmp_path: Path) -> None:
+    write_rows(data, "stsb", "validation", {"sentence1": ["a"], "sentence2": ["b"], "label": [float("nan")]})
+    with pytest.raises(ValueError, match="labels of stsb are finite numbers"):
+        compare(grid_of(dense, data, tmp_path / "out", tasks=("cola", "stsb")))
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_table(dense: Path, data: Path, tmp_path: Path) -> None:

@@ -198,6 +198,38 @@ def test_an_answer_that_is_none_is_refused(model, tmp_path):
         runs(model, tmp_path / "data", tmp_path / "out", "squad", settings=FineTuningSettings(max_length=24, stride=6))
 
 
+def squad_rows(**columns):
+    answers = [{"text": ["word3"], "answer_start": [6]}] * 2
+    rows = {"id": ["1", "2"], "title": ["", ""], "context": ["word1 word3"] * 2, "question": ["word2"] * 2}
+    return {**rows, "answers": answers, **columns}
+
+
+@pytest.mark.parametrize(
+    ("split", "columns", "message"),
+    [
+        ("validation", {"id": ["7", "7"]}, "squad validation of .*: ids must be distinct, row 1 has '7' again"),
+        ("train", {"context": ["word1 word4"] * 2}, "row 0 has 6 for 'word3', and 'word4' is there"),
+        ("train", {"answers": [{"text": ["word3"], "answer_start": [-1]}] * 2}, "row 0 has -1 for 'word3'"),
+    ],
+)
+def test_squad_rows_that_do_not_fit_are_refused_before_training(model, tmp_path, split, columns, message):
+    for name in ("train", "validation"):
+        write_rows(tmp_path / "data", "squad", name, squad_rows(**(columns if name == split else {})))
+    settings = FineTuningSettings(max_length=24, stride=6)
+    with pytest.raises(ValueError, match=message):
+        runs(model, tmp_path / "data", tmp_path / "out", "squad", settings=settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_has_diverged_is_told(model, data, tmp_path):
+    add = AutoModelForSequenceClassification.from_pretrained(model)
+    add.bert.embeddings.LayerNorm.weight.data.fill_(float("nan"))
+    add.bert.save_pretrained(model)
+    with pytest.raises(ValueError, match="predictions are not finite: training has diverged"):
+        runs(model, data, tmp_path / "out", "cola")
+    assert not list((tmp_path / "out").rglob("result.json"))
+
+
 def test_another_models_tokenizer_is_refused(data, tmp_path):
     save_dense(tmp_path / "larger")
     add_tokenizer(tmp_path / "larger")
