@@ -36,6 +36,10 @@ class Calibration:
         for ids, mask in zip(self.ids.split(BATCH_SEQUENCES), self.mask.split(BATCH_SEQUENCES), strict=True):
             yield {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
 
+    def within(self, length: int) -> "Calibration":
+        """The same, cut to so many tokens a sequence."""
+        return Calibration(self.ids[:, :length], self.mask[:, :length], self.source)
+
     def joined(self, samples: "Calibration") -> "Calibration":
         """These sequences of given text, and samples of the model after them."""
         length = max(self.ids.shape[1], samples.ids.shape[1])
@@ -93,16 +97,17 @@ def token_counts(text: str | Sequence[str], tokenizer: Any, vocab_size: int) -> 
     return counts
 
 
-def from_samples(model: Any, max_tokens: int, seed: int) -> Calibration:
+def from_samples(model: Any, max_tokens: int, seed: int, length: int = SEQUENCE_TOKENS) -> Calibration:
     """Sequences that a causal language model writes by itself.
 
     Args:
         model: with `generate`.
         max_tokens: about how many tokens.
         seed: of the sampling; the global generators are left as they were.
+        length: tokens of a sequence.
     """
     device = model.get_input_embeddings().weight.device
-    count = max(1, max_tokens // SEQUENCE_TOKENS)
+    count = max(1, max_tokens // length)
     start = model.config.bos_token_id if model.config.bos_token_id is not None else 0
     prompt = torch.full((count, 1), start, dtype=torch.long, device=device)
     devices = [device] if device.type == "cuda" else []
@@ -115,14 +120,16 @@ def from_samples(model: Any, max_tokens: int, seed: int) -> Calibration:
             top_k=0,
             top_p=1.0,
             temperature=1.0,
-            max_new_tokens=SEQUENCE_TOKENS - 1,
-            min_new_tokens=SEQUENCE_TOKENS - 1,
+            max_new_tokens=length - 1,
+            min_new_tokens=length - 1,
             pad_token_id=start,
         ).cpu()
     return Calibration(ids, torch.ones_like(ids), "samples")
 
 
-def from_frequencies(frequencies: Tensor, tokenizer: Any, max_tokens: int, seed: int) -> Calibration:
+def from_frequencies(
+    frequencies: Tensor, tokenizer: Any, max_tokens: int, seed: int, length: int = SEQUENCE_TOKENS
+) -> Calibration:
     """Sequences of independent draws from token frequencies, framed as the tokenizer frames a text.
 
     Args:
@@ -130,11 +137,12 @@ def from_frequencies(frequencies: Tensor, tokenizer: Any, max_tokens: int, seed:
         tokenizer: of the model, for its special tokens; None for none.
         max_tokens: how many tokens.
         seed: of the draws.
+        length: tokens of a sequence, special ones included.
     """
     generator = torch.Generator().manual_seed(seed)
-    count = max(1, max_tokens // SEQUENCE_TOKENS)
+    count = max(1, max_tokens // length)
     before, after = special_frame(tokenizer)
-    inner = max(1, SEQUENCE_TOKENS - len(before) - len(after))
+    inner = max(1, length - len(before) - len(after))
     cumulative = frequencies.double().cumsum(0)
     draws = torch.rand(count, inner, generator=generator, dtype=torch.float64) * cumulative[-1]
     drawn = torch.searchsorted(cumulative, draws).clamp(max=frequencies.numel() - 1)

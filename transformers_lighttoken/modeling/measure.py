@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..config import LightTokenConfig
-from .calibration import Calibration, from_frequencies, from_samples, from_text, token_counts
+from .calibration import SEQUENCE_TOKENS, Calibration, from_frequencies, from_samples, from_text, token_counts
 from .frequency import text_frequencies, token_frequencies
+from .positions import longest_sequence
 from .sensitivity import blend, head_metric, input_metric, mean_prediction
 from .sites import TableSite, embedding_at
 
@@ -129,13 +130,14 @@ def _try_metric(
     model = load_model()
     try:
         device = embedding_at(model, site.owner).weight.device
-        sequences, unigram = given, None
+        length = min(SEQUENCE_TOKENS, longest_sequence(model) or SEQUENCE_TOKENS)
+        sequences, unigram = None if given is None else given.within(length), None
         if _writes_text(model):
-            samples = from_samples(model, _MEASURED_TOKENS, config.seed)
+            samples = from_samples(model, _MEASURED_TOKENS, config.seed, length)
             unigram = mean_prediction(model, samples.batches(device))
-            sequences = samples if given is None else given.joined(samples)
+            sequences = samples if sequences is None else sequences.joined(samples)
         elif sequences is None:
-            sequences = _drawn(tokenizer, prior, config.seed)
+            sequences = _drawn(tokenizer, prior, config.seed, length)
         return _metric(model, site, sequences, config.seed), unigram, sequences
     except _OUT_OF_MEMORY:
         raise
@@ -148,10 +150,10 @@ def _try_metric(
         return None, None, given
 
 
-def _drawn(tokenizer: Any, prior: Tensor | None, seed: int) -> Calibration:
+def _drawn(tokenizer: Any, prior: Tensor | None, seed: int, length: int) -> Calibration:
     if prior is None:
         raise ValueError("neither text nor token frequencies are known")
-    return from_frequencies(prior, tokenizer, _MEASURED_TOKENS, seed)
+    return from_frequencies(prior, tokenizer, _MEASURED_TOKENS, seed, length)
 
 
 def _writes_text(model: PreTrainedModel) -> bool:

@@ -211,3 +211,18 @@ def test_rows_that_a_head_multiplies_with_are_not_shrunk():
     assert (
         fit_table(weight, site, context)[0].digest() == fit_table(weight, replace(site, heads=()), context)[0].digest()
     )
+
+
+@pytest.mark.parametrize("text", [None, ["Fishermen sold cod and mussels in the harbour. " * 20] * 4])
+def test_models_of_few_positions_are_measured_within_them(words, text, caplog):
+    config = BertConfig(
+        vocab_size=VOCAB, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=40,
+    )  # fmt: skip
+    lengths = []
+    short = BertModel(config)
+    short.register_forward_pre_hook(lambda _, __, given: lengths.append(given["input_ids"].shape[1]), with_kwargs=True)
+    found = measure(short, words, calibration=text)
+    assert found.metric is not None
+    assert max(lengths) == 40
+    assert "No metric" not in caplog.text
