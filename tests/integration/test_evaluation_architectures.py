@@ -120,11 +120,12 @@ class TestSentenceEncoders:
 
     @pytest.mark.parametrize("compressed", [False, True])
     def test_pooling_is_that_of_modules_json(self, compressed: bool, tmp_path: Path) -> None:
-        from sentence_transformers import SentenceTransformer, models
+        from sentence_transformers import SentenceTransformer
+        from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
         save(tmp_path / "bert", "bert")
-        module = models.Transformer(str(tmp_path / "bert"))
-        pooling = models.Pooling(32, pooling_mode="cls")
+        module = Transformer(str(tmp_path / "bert"))
+        pooling = Pooling(32, pooling_mode="cls")
         SentenceTransformer(modules=[module, pooling], device="cpu").save(str(tmp_path / "dense"))
         folder = tmp_path / "dense"
         if compressed:

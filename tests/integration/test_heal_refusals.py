@@ -107,6 +107,8 @@ def test_models_in_memory_of_the_wrong_kind():
 def test_options(field: str, value: Any):
     with pytest.raises(ValueError, match=f"{field} must be a positive integer"):
         HealingOptions(**{field: value})
+    with pytest.raises(ValueError, match="parts must be some of decoder, low_rank, row_scales, exact_rows"):
+        HealingOptions(parts=("decoder", "codes"))
     with pytest.raises(ValueError, match="learning_rate must be between 0 and 1"):
         HealingOptions(learning_rate=0.0)
 

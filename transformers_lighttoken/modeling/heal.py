@@ -7,18 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel, PrinterCallback, TrainingArguments, set_seed
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from ..coding.encode import Progress
+from ..config import TRAINABLE_PARTS
 from ..progress import progress_bars
 from ..resuming import last_whole_checkpoint
-from .calibration import special_frame
 from .distillation import DistillationTrainer, ProgressReporter, Windows, divergence
-from .positions import longest_input
+from .healing_text import healing_data, windows_of
 from .sites import owners
-from .tokens import check_tokenizer
 
 SEQUENCE_TOKENS = 128
 _HELD_OUT_SHARE, _MOST_HELD_OUT = 0.05, 16
@@ -38,6 +35,8 @@ class HealingOptions:
         learning_rate: of AdamW at its peak; it warms up, then falls to zero.
         seed: of the order of the windows.
         save_steps: steps between checkpoints.
+        parts: of the tables that move. Row scales stay: those of tokens that the text does not have would drift, and
+            what healing gains on its text is lost on others.
     """
 
     steps: int = 300
@@ -46,12 +45,15 @@ class HealingOptions:
     learning_rate: float = 1e-3
     seed: int = 0
     save_steps: int = 25
+    parts: tuple[str, ...] = ("decoder", "low_rank", "exact_rows")
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "window", "save_steps"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, got {value!r}.")
+        if not self.parts or not set(self.parts) <= set(TRAINABLE_PARTS):
+            raise ValueError(f"parts must be some of {', '.join(TRAINABLE_PARTS)}, got {self.parts!r}.")
         if not 0 < self.learning_rate < 1:
             raise ValueError(f"learning_rate must be between 0 and 1, got {self.learning_rate!r}.")
 
@@ -100,22 +102,23 @@ def heal_model(
         TypeError: if the dense model does not run on token ids alone.
     """
     options = options or HealingOptions()
-    held = _checked_tables(model, teacher)
-    windows = _windows(model, tokenizer, text, options)
+    _check_models(model, teacher)
+    windows = windows_of(model, tokenizer, text, options.window)
     held_out = min(max(1, int(windows.shape[0] * _HELD_OUT_SHARE)), _MOST_HELD_OUT)
     training, testing = windows[held_out:], windows[:held_out]
+    moving = _moving_parameters(model, options.parts)
     flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     was_training = model.training
     try:
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(_is_of_table(name, held) and (flags[name] or ".latents." in name))
+        for parameter in model.parameters():
+            parameter.requires_grad_(id(parameter) in moving)
         teacher = teacher.to(model.device).eval()  # pyright: ignore[reportArgumentType]
-        test = _dataset(model, tokenizer, testing)
+        test = healing_data(model, tokenizer, testing)
         _check_runs(teacher, test)
         before = _mean_divergence(model, teacher, test)
         with progress_bars(progress) as report, tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch if run_folder is None else run_folder)
-            data = _dataset(model, tokenizer, training)
+            data = healing_data(model, tokenizer, training)
             _train(model, teacher, data, options, folder, keep=run_folder is not None, progress=report)
         after = _mean_divergence(model, teacher, test)
     finally:
@@ -167,8 +170,24 @@ def _train(
     trainer.train(resume_from_checkpoint=str(last) if last else None)
 
 
-def _checked_tables(model: PreTrainedModel, teacher: PreTrainedModel) -> list[str]:
-    """The names of the compressed tables."""
+def _moving_parameters(model: PreTrainedModel, parts: Sequence[str]) -> set[int]:
+    """The identities of the parameters of some parts of the tables; latents are made where there are none."""
+    moving: set[int] = set()
+    for owner in owners(model).values():
+        if owner.latents is None or not any(rounding.part in parts for rounding in owner.latents.roundings.values()):
+            owner.train_parts(parts)
+        if "exact_rows" in parts and owner.exact_rows.requires_grad:
+            moving.add(id(owner.exact_rows))
+        for name, rounding in owner.latents.roundings.items() if owner.latents is not None else ():
+            if rounding.part in parts:
+                moving.add(id(owner.latents.get_parameter(name)))
+    if not moving:
+        raise ValueError(f"parts {tuple(parts)} hold nothing that could move in the tables of this model.")
+    return moving
+
+
+def _check_models(model: PreTrainedModel, teacher: PreTrainedModel) -> None:
+    """Refuses what is not compressed, what is, and a dense model that is not that of the compressed one."""
     held = owners(model)
     if not held:
         raise ValueError(f"model ({type(model).__name__}) has no compressed table: healing is for compressed models.")
@@ -185,10 +204,6 @@ def _checked_tables(model: PreTrainedModel, teacher: PreTrainedModel) -> list[st
                 "it is another model."
             )
     _check_same_body(model, teacher, list(held))
-    for owner in held.values():
-        if owner.latents is None:
-            owner.train_parts(model.config.quantization_config.trained_parts or ("decoder", "row_scales", "exact_rows"))
-    return list(held)
 
 
 def _check_same_body(model: PreTrainedModel, teacher: PreTrainedModel, tables: list[str]) -> None:
@@ -215,50 +230,6 @@ def _check_runs(teacher: PreTrainedModel, data: Windows) -> None:
             f"teacher ({type(teacher).__name__}) does not run on token ids alone, so it can't be healed on a text: "
             f"{error}"
         ) from error
-
-
-def _windows(model: PreTrainedModel, tokenizer: Any, text: str | Sequence[str], options: HealingOptions) -> Tensor:
-    """(n, t) int64 token ids, each window framed as the tokenizer frames a text."""
-    rows = min(owner.num_embeddings for owner in owners(model).values())
-    check_tokenizer(tokenizer, rows)
-    passages = [line for line in (text.splitlines() if isinstance(text, str) else text) if line.strip()]
-    if not passages:
-        raise ValueError("text is empty: give some pages of ordinary text.")
-    ids = [
-        token
-        for part in tokenizer([f"{line}\n" for line in passages], add_special_tokens=False)["input_ids"]
-        for token in part
-    ]
-    if not ids:
-        raise ValueError("text holds no token that the tokenizer knows: give some pages of ordinary text.")
-    if max(ids) >= rows:
-        raise ValueError(
-            f"the tokenizer gives the id {max(ids)}, the compressed table has {rows} rows: it is another model's."
-        )
-    before, after = special_frame(tokenizer)
-    most = min(options.window, longest_input(model, tokenizer) or options.window)
-    inner = most - len(before) - len(after)
-    if inner < 1:
-        raise ValueError(f"window must leave room for text, got {most} tokens with {len(before) + len(after)} special.")
-    if len(ids) < 2 * inner:
-        raise ValueError(
-            f"text has {len(ids)} tokens, two windows of {inner} are the least (one to train on, one to measure on): "
-            "give some pages of ordinary text."
-        )
-    windows = torch.tensor(ids[: len(ids) // inner * inner]).view(-1, inner)
-    frame = [torch.tensor(part, dtype=torch.long).expand(len(windows), -1) for part in (before, after)]
-    return torch.cat([frame[0], windows, frame[1]], dim=1)
-
-
-def _dataset(model: PreTrainedModel, tokenizer: Any, ids: Tensor) -> Windows:
-    name = getattr(model, "dense_class", type(model)).__name__
-    masked = name in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values() or name.endswith("ForPreTraining")
-    mask_token_id = tokenizer.mask_token_id if masked else None
-    start = None
-    if model.config.is_encoder_decoder:
-        start = getattr(model.config, "decoder_start_token_id", None)
-        start = start if start is not None else tokenizer.pad_token_id or 0
-    return Windows(ids, mask_token_id, list(tokenizer.all_special_ids), start)
 
 
 def _mean_divergence(model: PreTrainedModel, teacher: PreTrainedModel, data: Windows) -> float:
