@@ -227,7 +227,7 @@ class TestCommand:
     def test_json(self, run: Callable[..., Result], both: tuple[Path, Path], tmp_path: Path):
         text = tmp_path / "text.txt"
         text.write_text("\n".join(TEXT))
-        arguments = ["--baseline", both[0], "--text", text, "--steps", 6, "--learning-rate", 0.02, "--window", 16]
+        arguments = ["--baseline", both[0], "--text", text, "--steps", 6, "--learning-rate", 0.005, "--window", 16]
         done = run("heal", both[1], *arguments, "--json")
         assert done.status == 0
         assert done.json["healed"]["steps"] == 6

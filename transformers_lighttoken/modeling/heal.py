@@ -178,9 +178,9 @@ def _moving_parameters(model: PreTrainedModel, parts: Sequence[str]) -> set[int]
             owner.train_parts(parts)
         if "exact_rows" in parts and owner.exact_rows.requires_grad:
             moving.add(id(owner.exact_rows))
-        for name, rounding in owner.latents.roundings.items() if owner.latents is not None else ():
-            if rounding.part in parts:
-                moving.add(id(owner.latents.get_parameter(name)))
+        if (latents := owner.latents) is not None:
+            chosen = [name for name, rounding in latents.roundings.items() if rounding.part in parts]
+            moving |= {id(latents.get_parameter(name)) for name in chosen}
     if not moving:
         raise ValueError(f"parts {tuple(parts)} hold nothing that could move in the tables of this model.")
     return moving
