@@ -74,14 +74,14 @@ def evaluate_checkpoint(
     results, records, used = [], [], {}
     fine_tuned = [TASKS[name] for name in names if name in TASKS]
     loaded = {task.name: TaskData.load(task, data, bool(settings.of(task).epochs)) for task in fine_tuned}
+    models = [one for one in (subject, dense) if one is not None]
+    check_runs([plan_runs(one, loaded[task.name], settings, seeds, output) for task in fine_tuned for one in models])
     measured = [
         result
         for name in names
         if name in ZERO_SHOT_TASKS
         for result in zero_shot_results(name, subject, dense, data, max_tokens, device_of(settings))
     ]
-    models = [one for one in (subject, dense) if one is not None]
-    check_runs([plan_runs(one, loaded[task.name], settings, seeds, output) for task in fine_tuned for one in models])
     for task in fine_tuned:
         ours, theirs = (
             [] if one is None else made_runs(one, loaded[task.name], settings, seeds, output, told)

@@ -269,7 +269,9 @@ def _finish_loading(model: PreTrainedModel, name: str, owner: LightTokenEmbeddin
     ]
     if absent:
         raise LightTokenCheckpointError(
-            f"{type(model).__name__} needs the tensors {absent}, which the checkpoint lacks or holds in another shape."
+            f"{type(model).__name__} needs the tensors {absent}, which the checkpoint lacks or holds in another shape. "
+            "Where it has them under another prefix, say which: from_pretrained(..., key_mapping={'^model.': "
+            "'transformer.'}) for Llama's question answering."
         )
     index = tensors.get("tier_index")
     offloaded = index is not None and index.is_meta
