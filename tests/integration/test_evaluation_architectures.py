@@ -1,5 +1,6 @@
 """Models of many kinds are evaluated as they are: with their own weights, labels, padding, positions and pooling."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForQuestionAnswering, AutoModelForSequenceClassification
 
-from tests.checkpoints import SMALL, add_tokenizer, write_config
+from tests.checkpoints import SMALL, add_tokenizer, read_json, write_config
 from tests.tiny_models import ARCHITECTURES
 from tests.unit.evaluation.fine_tuning.samples import write_glue, write_rows, write_squad
 from transformers_lighttoken.checkpoint.compress import compress_checkpoint
@@ -138,3 +139,14 @@ class TestSentenceEncoders:
             with torch.no_grad():
                 expected = model(**subject.tokenizer()(sentence, return_tensors="pt")).last_hidden_state[0, 0]
             torch.testing.assert_close(embedding, expected, rtol=0, atol=1e-5)
+
+    def test_another_models_tokenizer_is_refused_with_modules_json_too(self, tmp_path: Path) -> None:
+        from sentence_transformers import SentenceTransformer
+
+        SentenceTransformer(str(save(tmp_path / "bert", "bert")), device="cpu").save(str(tmp_path / "model"))
+        vocabulary = tmp_path / "model" / "tokenizer.json"
+        content = read_json(vocabulary)
+        content["model"]["vocab"]["word9"] = 170
+        vocabulary.write_text(json.dumps(content))
+        with pytest.raises(ValueError, match="tokenizer gives token id 170, but the model has 160 tokens"):
+            sentence_encoder(open_subject(tmp_path / "model"), "cpu")(SENTENCES)

@@ -61,13 +61,10 @@ class Subject:
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise ValueError(f"{self.name} has no tokenizer that transformers can load: {error}") from error
         tokenizer.padding_side = "right"
-        padding = self.source.config.get(
-            "pad_token_id"
-        )  # RoBERTa counts positions, Llama looks for the last token by it
-        if isinstance(padding, int) and 0 <= padding < len(tokenizer):
-            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding)
-        elif tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        of_model = self.source.config.get("pad_token_id")  # RoBERTa counts positions by it, Llama finds the last token
+        known = isinstance(of_model, int) and 0 <= of_model < len(tokenizer)
+        padding = tokenizer.convert_ids_to_tokens(of_model) if known else tokenizer.pad_token
+        tokenizer.pad_token = padding or tokenizer.eos_token or tokenizer.unk_token
         if tokenizer.pad_token is None:
             raise ValueError(
                 f"the tokenizer of {self.name} has no padding token, and no end-of-text token in its place."

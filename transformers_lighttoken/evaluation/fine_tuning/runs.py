@@ -22,7 +22,7 @@ from .settings import FineTuningSettings
 from .tasks import Task
 from .training import load_for_task, train_and_measure
 
-PROCEDURE = 2
+PROCEDURE = 3
 """Raised when training or measuring changes, so that older runs are not taken for new ones."""
 _RESULT, _CHECKPOINTS, _LOCK = "result.json", "checkpoints", "lock"
 

@@ -11,6 +11,7 @@ from transformers import AutoModel
 
 from ...optional import import_optional
 from ..subject import Subject
+from .running import check_token_ids
 from .similarity import embed_sentences
 
 Encoder = Callable[[list[str]], Tensor]
@@ -36,11 +37,17 @@ def sentence_encoder(subject: Subject, device: str) -> Encoder:
         library = import_optional("sentence_transformers", f"{_MODULES} of {subject.name}")
         options = {"dtype": torch.float32}
         model = library.SentenceTransformer(str(subject.folder), device=device, model_kwargs=options)
-        return partial(model.encode, convert_to_tensor=True, show_progress_bar=False)
+        return partial(_encode, model, subject.tokenizer())
     tokenizer, model = subject.tokenizer(), subject.model(_class_of(subject)).to(device)
     if model.config.is_encoder_decoder:
         model = model.get_encoder()
     return partial(embed_sentences, model, tokenizer)
+
+
+def _encode(model: Any, tokenizer: Any, sentences: list[str]) -> Tensor:
+    ids = tokenizer(sentences, truncation=True, max_length=model.max_seq_length)["input_ids"]
+    check_token_ids(model[0].auto_model, [max(row, default=0) for row in ids])
+    return model.encode(sentences, convert_to_tensor=True, show_progress_bar=False)
 
 
 def _class_of(subject: Subject) -> Any:
