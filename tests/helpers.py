@@ -23,7 +23,11 @@ TIERS = (Tier(40, "learnt", 5, 0), Tier(20, "rotated", 32, 4), Tier(7, "learnt",
 def plan_of(rows: int, dim: int, *, rank: int = 2, exact: int = 5, tiers: int = 0, **fields: object) -> CodingPlan:
     """A small plan; `tiers` of three kinds, the second of which needs dim 32."""
     chosen = tuple(replace(tier, code_bits=dim if tier.kind == "rotated" else tier.code_bits) for tier in TIERS[:tiers])
-    plan = CodingPlan(rows, dim, rank=rank, stage_bits=(6, 5), tiers=chosen, num_exact=exact, **fields)  # pyright: ignore[reportArgumentType]
+    return with_index(CodingPlan(rows, dim, rank=rank, stage_bits=(6, 5), tiers=chosen, num_exact=exact, **fields))  # pyright: ignore[reportArgumentType]
+
+
+def with_index(plan: CodingPlan) -> CodingPlan:
+    """The plan with the bytes of the index that `random_table` gives it."""
     depths = depths_for(plan)
     plan = replace(plan, index_bytes=encode_depths(depths, plan.max_depth).numel() if plan.max_depth else 0)
     plan.validate()

@@ -15,7 +15,7 @@ from .rotation import gaussian_levels, levels_of_bytes, unrotate
 
 StoredTensors = Mapping[str, Tensor]
 DECODE_BLOCK_ROWS = 8192
-_SIGNS = (-1.0, 1.0)
+SIGNS = (-1.0, 1.0)
 _AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")  # asking PyTorch for them breaks the graph of torch.compile in 2.11
 
 
@@ -46,7 +46,7 @@ def decode_positions(plan: CodingPlan, stored: StoredTensors, positions: Tensor)
     if bool((positions[1:] < positions[:-1]).any()):
         positions, order = positions.sort()
         return decode_positions(plan, stored, positions).index_select(0, order.argsort())
-    count = _num_below(plan.num_exact, positions)
+    count = num_below(plan.num_exact, positions)
     rows = decode_coded(plan, stored, (positions - plan.num_exact).clamp_(min=0))
     if count or (plan.num_exact and stored["exact_rows"].requires_grad):
         rows[:count] = stored["exact_rows"].index_select(0, positions[:count]).float()
@@ -72,13 +72,13 @@ def decode_unscaled(plan: CodingPlan, stored: StoredTensors, slots: Tensor) -> T
         return rows
     if torch.compiler.is_compiling():
         return rows + decode_tiers(plan, stored, slots)
-    count = _num_below(plan.tiers[0].coverage, slots)
+    count = num_below(plan.tiers[0].coverage, slots)
     if count:
         rows[:count] += decode_tiers(plan, stored, slots[:count])
     return rows
 
 
-def _num_below(bound: int, rising: Tensor) -> int:
+def num_below(bound: int, rising: Tensor) -> int:
     """How many of rising integers are below a bound."""
     return int(torch.searchsorted(rising, bound))
 
@@ -90,10 +90,15 @@ def decode_base(plan: CodingPlan, stored: StoredTensors, slots: Tensor) -> Tenso
     coded = decode_signs(stored["codes"], slots, stored_matrix(stored, "decoder")) if plan.code_bits else None
     if not plan.rank and coded is not None:
         return coded
+    rows = low_rank_left(stored, slots) @ stored_matrix(stored, "low_rank_right")
+    return rows if coded is None else rows + coded
+
+
+def low_rank_left(stored: StoredTensors, slots: Tensor) -> Tensor:
+    """The left factor of some rows. (n, k) float32."""
     left = stored["low_rank_left"][:, slots]  # (k, n)
     left = left if left.dtype == torch.float32 else dequantize_rows(left, stored["low_rank_left_scale"])
-    rows = left.t() @ stored_matrix(stored, "low_rank_right")
-    return rows if coded is None else rows + coded
+    return left.t()
 
 
 def stored_matrix(stored: StoredTensors, name: str) -> Tensor:
@@ -124,15 +129,15 @@ def decode_signs(codes: Tensor, slots: Tensor, decoder: Tensor) -> Tensor:
         (n, d) float32.
     """
     if not (torch.is_grad_enabled() and decoder.requires_grad):
-        return _unpack_signs(codes, slots, decoder.shape[0]) @ decoder
+        return unpack_signs(codes, slots, decoder.shape[0]) @ decoder
     if torch.compiler.is_compiling():
-        return _unpack_signs(codes, slots, decoder.shape[0]) @ decoder
+        return unpack_signs(codes, slots, decoder.shape[0]) @ decoder
     return _SignProduct.apply(decoder, codes, slots)  # pyright: ignore[reportReturnType]
 
 
-def _unpack_signs(codes: Tensor, slots: Tensor, bits: int) -> Tensor:
+def unpack_signs(codes: Tensor, slots: Tensor, bits: int) -> Tensor:
     """(n, m) of -1 and +1, float32, looked up a byte at a time."""
-    return _look_up_bytes(codes, slots, bits, constant(values_of_bytes, _SIGNS, device=codes.device))[:, :bits]
+    return _look_up_bytes(codes, slots, bits, constant(values_of_bytes, SIGNS, device=codes.device))[:, :bits]
 
 
 def _look_up_bytes(codes: Tensor, slots: Tensor, bits_per_row: int, values: Tensor) -> Tensor:
@@ -147,7 +152,7 @@ class _SignProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, decoder: Tensor, codes: Tensor, slots: Tensor) -> Tensor:
         ctx.codes, ctx.slots, ctx.bits = codes, slots, decoder.shape[0]  # codes never change: no version to check
-        return _unpack_signs(codes, slots, decoder.shape[0]) @ decoder
+        return unpack_signs(codes, slots, decoder.shape[0]) @ decoder
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -156,7 +161,7 @@ class _SignProduct(torch.autograd.Function):
         blocks = zip(ctx.slots.split(DECODE_BLOCK_ROWS), gradient.split(DECODE_BLOCK_ROWS), strict=True)
         with torch.autocast(gradient.device.type, enabled=False):
             for slots, rows in blocks:
-                total.addmm_(_unpack_signs(ctx.codes, slots, ctx.bits).t(), rows)
+                total.addmm_(unpack_signs(ctx.codes, slots, ctx.bits).t(), rows)
         return total, None, None
 
 
@@ -184,7 +189,7 @@ def _covered_values(plan: CodingPlan, number: int, stored: StoredTensors, slots:
     coverage = plan.tiers[number - 1].coverage
     if torch.compiler.is_compiling():
         return decode_tier(plan, number, stored, slots.clamp(max=coverage - 1)) * (slots < coverage).unsqueeze(1)
-    return decode_tier(plan, number, stored, slots[: _num_below(coverage, slots)])
+    return decode_tier(plan, number, stored, slots[: num_below(coverage, slots)])
 
 
 def decode_tier(plan: CodingPlan, number: int, stored: StoredTensors, slots: Tensor) -> Tensor:
@@ -193,11 +198,11 @@ def decode_tier(plan: CodingPlan, number: int, stored: StoredTensors, slots: Ten
     if tier.kind == "learnt":
         return decode_signs(stored[prefix + "codes"], slots, stored_matrix(stored, prefix + "decoder"))
     bits_per_dim = tier.code_bits // plan.embedding_dim
-    levels = _unpack_levels(stored[prefix + "codes"], slots, plan.embedding_dim, bits_per_dim)
+    levels = unpack_levels(stored[prefix + "codes"], slots, plan.embedding_dim, bits_per_dim)
     return levels * row_scales(stored, prefix, slots, tier.row_scale_bits)
 
 
-def _unpack_levels(codes: Tensor, slots: Tensor, dim: int, bits_per_dim: int) -> Tensor:
+def unpack_levels(codes: Tensor, slots: Tensor, dim: int, bits_per_dim: int) -> Tensor:
     """The levels of scalar codes, (n, d) float32, looked up a byte at a time where no code straddles bytes."""
     if 8 % bits_per_dim == 0 and dim * bits_per_dim % 8 == 0:
         return _look_up_bytes(codes, slots, dim * bits_per_dim, levels_of_bytes(bits_per_dim, codes.device))

@@ -4,8 +4,11 @@ Everything stored is an integer tensor. Floating-point scalars (scales, ranges) 
 in an integer tensor of the same width, so that no `dtype=` or `.to()` cast of a model ever changes what was stored.
 """
 
+from math import gcd
+
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 MAX_VALUE_BITS = 8
 
@@ -32,7 +35,7 @@ def pack_bits(bits: Tensor) -> Tensor:
         if flat.numel() and (int(flat.min()) < 0 or int(flat.max()) > 1):
             raise ValueError(f"bits must be 0 or 1, got values from {int(flat.min())} to {int(flat.max())}.")
         flat = flat.to(torch.bool)
-    octets = torch.nn.functional.pad(flat, (0, -flat.numel() % 8)).view(torch.uint8).view(-1, 8)
+    octets = functional.pad(flat, (0, -flat.numel() % 8)).view(torch.uint8).view(-1, 8)
     packed = torch.zeros(len(octets), dtype=torch.uint8, device=flat.device)
     for place in range(8):
         packed |= octets[:, place] << (7 - place)
@@ -61,6 +64,32 @@ def unpack_row_bytes(packed: Tensor, rows: Tensor, bits_per_row: int) -> Tensor:
     tail_mask = torch.full((row_bytes,), 0xFF, dtype=torch.int32, device=rows.device)
     tail_mask[-1] = 0xFF & (0xFF << (-bits_per_row % 8))
     return (aligned & tail_mask).to(torch.uint8)
+
+
+def align_rows(packed: Tensor, num_rows: int, bits_per_row: int) -> Tensor:
+    """Reads all rows of a packed matrix, each aligned to start at a byte; faster than `unpack_row_bytes` for them all.
+
+    Rows start at the same bit of a byte every 8 / gcd(bits_per_row, 8) rows, and are shifted together.
+
+    Returns:
+        (num_rows, ceil(bits_per_row / 8)) uint8; the unused low bits of the last byte are zero.
+    """
+    row_bytes = (bits_per_row + 7) // 8
+    if bits_per_row % 8 == 0:
+        return packed.view(num_rows, row_bytes)
+    period = 8 // gcd(bits_per_row, 8)
+    period_bytes = bits_per_row * period // 8
+    padded = functional.pad(packed, (0, period_bytes + 1))
+    aligned = packed.new_empty(num_rows, row_bytes)
+    for phase in range(min(period, num_rows)):
+        start, shift = divmod(phase * bits_per_row, 8)
+        rows = aligned[phase::period]
+        windows = padded[start:].unfold(0, row_bytes + 1, period_bytes)[: len(rows)]  # (rows, row_bytes + 1)
+        rows.copy_(windows[:, :-1])
+        if shift:
+            rows.bitwise_left_shift_(shift).bitwise_or_(windows[:, 1:] >> (8 - shift))
+    aligned[:, -1] &= 0xFF & (0xFF << (-bits_per_row % 8))
+    return aligned
 
 
 def unpack_rows(packed: Tensor, rows: Tensor, bits_per_row: int) -> Tensor:

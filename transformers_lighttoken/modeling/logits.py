@@ -1,5 +1,6 @@
-"""Hidden states times a compressed table, without the dense table: blocks of rows, decoded one after the other."""
+"""Hidden states times a compressed table, without the dense table: blocks of rows, one after the other."""
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -7,14 +8,21 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from ..coding.decode import DECODE_BLOCK_ROWS, StoredTensors
+from ..coding.decode import DECODE_BLOCK_ROWS
+from ..coding.product import TableProduct
 
 if TYPE_CHECKING:
     from .embedding import LightTokenEmbedding
 
+Columns = Callable[[Tensor], Tensor]
+_MOST_BLOCKS = 4
+
 
 def blocked_logits(owner: "LightTokenEmbedding", hidden: Tensor) -> Tensor:
-    """`hidden @ table.T`, holding one decoded block of rows at a time, in the backward pass too.
+    """`hidden @ table.T`, holding what one block of rows needs at a time, in the backward pass too.
+
+    On a CPU the products are computed in float32 from the codes, without the rows (`coding.product`); elsewhere, and
+    while a graph is traced, from decoded rows.
 
     Args:
         owner: the module that owns the table.
@@ -23,27 +31,54 @@ def blocked_logits(owner: "LightTokenEmbedding", hidden: Tensor) -> Tensor:
     Returns:
         (..., V), in the dtype that nn.Linear with a dense weight would return, under autocast too.
     """
-    blocks, tensors = owner.positions.split(DECODE_BLOCK_ROWS), owner.tensors()
-    if torch.is_grad_enabled() and (hidden.requires_grad or any(part.requires_grad for part in owner.parameters())):
-        return torch.cat([_recomputed_logits(owner, hidden, block, tensors) for block in blocks], dim=-1)
-    if torch.compiler.is_compiling() or len(blocks) == 1:
-        return torch.cat([_block_logits(owner, hidden, block, tensors) for block in blocks], dim=-1)
-    logits, start = None, 0
-    for block in blocks:
-        part = _block_logits(owner, hidden, block, tensors)
-        if logits is None:
-            logits = part.new_empty(*part.shape[:-1], owner.num_embeddings)
-        logits[..., start : start + part.shape[-1]] = part
-        start += part.shape[-1]
-    return logits if logits is not None else hidden.new_empty(*hidden.shape[:-1], 0)
+    states, tensors = hidden.reshape(-1, hidden.shape[-1]), owner.tensors()
+    if states.is_cpu and states.numel() and not torch.compiler.is_compiling():
+        # What nn.Linear would return, or why it refuses these states.
+        dtype = functional.linear(states[:0], owner.exact_rows.new_empty(1, owner.embedding_dim)).dtype
+        with torch.autocast("cpu", enabled=False):
+            product = TableProduct(owner.plan, tensors, states.float())
+            logits = _joined(
+                owner,
+                owner.positions.split(_rows_at_once(*states.shape)),
+                _recomputed(product.columns) if product.keeps_products else product.columns,
+                dtype,
+            )
+    else:
+        blocks = owner.positions.split(DECODE_BLOCK_ROWS)
+        logits = _joined(
+            owner, blocks, _recomputed(lambda block: functional.linear(states, owner.decode(block, tensors)))
+        )
+    return logits.view(*hidden.shape[:-1], owner.num_embeddings)
 
 
-def _recomputed_logits(
-    owner: "LightTokenEmbedding", hidden: Tensor, positions: Tensor, tensors: StoredTensors
+def _rows_at_once(num_states: int, embedding_dim: int) -> int:
+    """As many rows as take no more memory for their products than a block of decoded rows, up to a few blocks."""
+    return DECODE_BLOCK_ROWS * max(1, min(_MOST_BLOCKS, embedding_dim // num_states))
+
+
+def _joined(
+    owner: "LightTokenEmbedding", blocks: Sequence[Tensor], columns: Columns, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """As `_block_logits`, but decodes again in the backward pass instead of keeping the rows."""
-    return checkpoint(_block_logits, owner, hidden, positions, tensors, use_reentrant=False, preserve_rng_state=False)
+    """The logits (n, V), in a dtype or as they come, of blocks of positions, each (n, rows of the block)."""
+    first = columns(blocks[0].long()).to(dtype=dtype)
+    if first.requires_grad or torch.compiler.is_compiling() or len(blocks) == 1:
+        return torch.cat([first, *(columns(block.long()).to(dtype=dtype) for block in blocks[1:])], dim=-1)
+    logits = first.new_empty(first.shape[0], owner.num_embeddings)
+    logits[:, : first.shape[1]] = first
+    start = first.shape[1]
+    for block in blocks[1:]:
+        part = columns(block.long())
+        logits[:, start : start + part.shape[1]] = part
+        start += part.shape[1]
+    return logits
 
 
-def _block_logits(owner: "LightTokenEmbedding", hidden: Tensor, positions: Tensor, tensors: StoredTensors) -> Tensor:
-    return functional.linear(hidden, owner.decode(positions.long(), tensors))  # (..., rows of the block)
+def _recomputed(columns: Columns) -> Columns:
+    """Computes a block again in the backward pass instead of keeping what it is made of."""
+
+    def columns_of(block: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return columns(block)
+        return checkpoint(columns, block, use_reentrant=False, preserve_rng_state=False)
+
+    return columns_of

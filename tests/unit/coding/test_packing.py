@@ -32,8 +32,9 @@ def test_unpack_rows_reads_any_rows_in_any_order(width):
 @given(st.integers(1, 40), st.integers(1, 70), st.integers(0, 2**16))
 def test_row_bytes_hold_the_row_and_zeros_after_it(rows, width, seed):
     bits = random_bits(rows, width, seed)
-    row_bytes = packing.unpack_row_bytes(packing.pack_bits(bits), torch.arange(rows), width)
-    np.testing.assert_array_equal(row_bytes.numpy(), np.packbits(bits.numpy(), axis=1))
+    packed, expected = packing.pack_bits(bits), np.packbits(bits.numpy(), axis=1)
+    np.testing.assert_array_equal(packing.unpack_row_bytes(packed, torch.arange(rows), width).numpy(), expected)
+    np.testing.assert_array_equal(packing.align_rows(packed, rows, width).numpy(), expected)
 
 
 @given(st.integers(1, 8), st.integers(1, 20), st.integers(1, 20), st.integers(0, 2**16))
