@@ -19,6 +19,7 @@ BLOCK = 50
 @pytest.fixture(autouse=True)
 def _several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logits_module, "DECODE_BLOCK_ROWS", BLOCK)
+    monkeypatch.setattr(logits_module, "_MOST_BLOCKS", 1)
 
 
 @pytest.fixture(name="owner")

@@ -12,8 +12,6 @@ from tests.helpers import compress_at_random, plan_of, random_table
 from tests.tiny_models import ARCHITECTURES
 from transformers_lighttoken import CompressedTable, LightTokenConfig, LightTokenEmbedding
 from transformers_lighttoken.config import TRAINABLE_PARTS
-from transformers_lighttoken.modeling import logits as logits_module
-from transformers_lighttoken.modeling.head import LightTokenHead
 from transformers_lighttoken.modeling.latents import TableLatents
 from transformers_lighttoken.modeling.resize import resize_owner
 from transformers_lighttoken.modeling.sites import owners
@@ -226,43 +224,6 @@ class TestStateDict:
             other.train_parts(parts)
             assert other.load_state_dict(embedding.state_dict()) == ([], [])
             assert torch.equal(rows_of(other), rows_of(embedding))
-
-
-class TestTied:
-    @pytest.fixture(autouse=True)
-    def _small_blocks(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(logits_module, "DECODE_BLOCK_ROWS", 60)
-
-    def test_gradients_flow_from_both_roles(self, embedding: LightTokenEmbedding):
-        head = LightTokenHead(embedding)
-        hidden = torch.randn(5, 32, generator=torch.Generator().manual_seed(2))
-        decoder = latents_of(embedding).get_parameter("decoder")
-
-        def gradient(*terms: torch.Tensor) -> torch.Tensor:
-            return torch.autograd.grad(sum(terms, torch.zeros(())), decoder)[0]
-
-        as_input = gradient(embedding(IDS).square().sum())
-        as_head = gradient(head(hidden).square().sum())
-        both = gradient(embedding(IDS).square().sum(), head(hidden).square().sum())
-        assert as_input.abs().max() > 0
-        assert as_head.abs().max() > 0
-        assert torch.allclose(both, as_input + as_head, rtol=1e-3, atol=1e-4)
-
-    def test_blocks_give_the_gradient_of_the_whole_table(self, embedding: LightTokenEmbedding):
-        hidden = torch.randn(5, 32, generator=torch.Generator().manual_seed(2))
-        parameters = [parameter for _, parameter in embedding.named_parameters()]
-        blocked = torch.autograd.grad(LightTokenHead(embedding)(hidden).square().sum(), parameters)
-        whole = torch.autograd.grad((hidden @ embedding(EVERY_ID).t()).square().sum(), parameters)
-        for ours, expected in zip(blocked, whole, strict=True):
-            assert torch.allclose(ours, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
-
-    def test_nothing_of_the_size_of_the_table_waits_for_the_backward_pass(self, embedding: LightTokenEmbedding):
-        saved: list[tuple[int, ...]] = []
-        hidden = torch.randn(3, 32, requires_grad=True)
-        with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(tuple(x.shape)) or x, lambda x: x):
-            LightTokenHead(embedding)(hidden)
-        assert saved
-        assert [shape for shape in saved if len(shape) == 2 and shape[0] >= 60] == []
 
 
 def test_added_tokens_train_and_the_rest_goes_on(embedding: LightTokenEmbedding):
