@@ -22,6 +22,7 @@ from tests.helpers import compress_at_random
 from tests.tiny_models import ARCHITECTURES
 from transformers_lighttoken import LightTokenConfig, compression_report, heal_checkpoint, heal_model
 from transformers_lighttoken.checkpoint.compress import compress_checkpoint
+from transformers_lighttoken.config import TRAINABLE_PARTS
 from transformers_lighttoken.modeling.distillation import Windows, divergence
 
 
@@ -191,7 +192,7 @@ def test_another_text_starts_anew(both: tuple[Path, Path]):
 
 
 class TestInMemory:
-    @pytest.mark.parametrize("parts", [("decoder", "low_rank", "exact_rows"), ("row_scales",)])
+    @pytest.mark.parametrize("parts", [("decoder", "low_rank", "exact_rows"), ("row_scales",), TRAINABLE_PARTS])
     def test_only_what_is_chosen_moves_and_the_flags_come_back(self, parts: tuple[str, ...]):
         dense = ARCHITECTURES["llama-tied"].build()
         model = ARCHITECTURES["llama-tied"].build()

@@ -16,6 +16,10 @@ from ..coding.encode import Progress
 
 Batch = Mapping[str, Tensor]
 _MASKED_SHARE = 0.15
+_ROW_SCALE_RATE = 0.3
+_ROW_SCALE_EPSILON = 3e-4
+"""Gradients of row scales far below this, in units of the divergence, move them little. Adam's usual epsilon moves the
+scale of every token as fast as it can, of those that the text lacks too, and what is won on it is lost elsewhere."""
 
 
 class Windows(Dataset):
@@ -86,6 +90,13 @@ class DistillationTrainer(Trainer):
         model.eval()
         return divergence(model, self.teacher, inputs)
 
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW, with a rate and an epsilon of their own for row scales."""
+        if self.optimizer is None:
+            made_by, options = self.get_optimizer_cls_and_kwargs(self.args)
+            self.optimizer = made_by(_groups(self.model if model is None else model, self.args.learning_rate), **options)
+        return self.optimizer
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves what trains."""
         folder = Path(output_dir or str(self.args.output_dir))
@@ -97,6 +108,16 @@ class DistillationTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         model = self.model if model is None else model
         model.load_state_dict(load_file(Path(resume_from_checkpoint) / SAFE_WEIGHTS_NAME), strict=False)
+
+
+def _groups(model: Any, learning_rate: float) -> list[dict[str, Any]]:
+    """What trains, in groups of one rate; none decays."""
+    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    scales = [value for name, value in trained.items() if name.endswith("row_scale")]
+    others = [value for name, value in trained.items() if not name.endswith("row_scale")]
+    slow = {"lr": learning_rate * _ROW_SCALE_RATE, "eps": _ROW_SCALE_EPSILON}
+    groups = [{"params": others}, {"params": scales, **slow}]
+    return [{**group, "weight_decay": 0.0} for group in groups if group["params"]]
 
 
 class ProgressReporter(TrainerCallback):

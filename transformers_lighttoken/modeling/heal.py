@@ -32,20 +32,19 @@ class HealingOptions:
         steps: of the optimizer.
         batch_size: windows of text in a step.
         window: tokens in a window.
-        learning_rate: of AdamW at its peak; it warms up, then falls to zero.
+        learning_rate: of AdamW at its peak; it warms up, then falls to zero. Row scales move at a part of it.
         seed: of the order of the windows.
         save_steps: steps between checkpoints.
-        parts: of the tables that move. Row scales stay: those of tokens that the text does not have would drift, and
-            what healing gains on its text is lost on others.
+        parts: of the tables that move.
     """
 
     steps: int = 300
     batch_size: int = 8
     window: int = SEQUENCE_TOKENS
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     seed: int = 0
     save_steps: int = 25
-    parts: tuple[str, ...] = ("decoder", "low_rank", "exact_rows")
+    parts: tuple[str, ...] = TRAINABLE_PARTS
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "window", "save_steps"):
