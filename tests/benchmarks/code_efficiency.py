@@ -9,9 +9,9 @@ variances that fall as a power of their number, so that the measurement runs wit
 
 What was tried for better codes and does not pay, on 10000 unit rows of all-MiniLM at 400 bits, error 0.1933: three
 restarts of the worst tenth of rows from other signs, the better kept, 0.1932; of all rows 0.1924 for three times the
-time (12 rounds in the place of 8: 0.1896 for half as much again). The first 1 to 8 principal coefficients in 2 or 4 bits
-each, in the place of as many code bits: 0.1936 to 0.1957. What pays and is in use: a last sweep after the decoder is
-rounded to int8. Starting from the trained autoencoder (`warm_start`) is no better than from random signs.
+time (12 rounds in the place of 8: 0.1896 for half as much again). The first 1 to 8 principal coefficients in 2 or 4
+bits each, in the place of as many code bits: 0.1936 to 0.1957. What pays and is in use: a last sweep after the
+decoder is rounded to int8. Starting from the trained autoencoder (`warm_start`) is no better than from random signs.
 """
 
 import argparse

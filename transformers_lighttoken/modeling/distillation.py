@@ -94,7 +94,8 @@ class DistillationTrainer(Trainer):
         """AdamW, with a rate and an epsilon of their own for row scales."""
         if self.optimizer is None:
             made_by, options = self.get_optimizer_cls_and_kwargs(self.args)
-            self.optimizer = made_by(_groups(self.model if model is None else model, self.args.learning_rate), **options)
+            groups = _groups(self.model if model is None else model, self.args.learning_rate)
+            self.optimizer = made_by(groups, **options)
         return self.optimizer
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
