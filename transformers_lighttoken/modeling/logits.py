@@ -21,8 +21,9 @@ _MOST_BLOCKS = 4
 def blocked_logits(owner: "LightTokenEmbedding", hidden: Tensor) -> Tensor:
     """`hidden @ table.T`, holding what one block of rows needs at a time, in the backward pass too.
 
-    On a CPU the products are computed in float32 from the codes, without the rows (`coding.product`); elsewhere, and
-    while a graph is traced, from decoded rows.
+    On a CPU the products are computed in float32 from the codes, without the rows (`coding.product`). Decoded rows are
+    used elsewhere, while a graph is traced, and in training on more states than a row has columns: decoding is cheap
+    beside these.
 
     Args:
         owner: the module that owns the table.
@@ -32,7 +33,8 @@ def blocked_logits(owner: "LightTokenEmbedding", hidden: Tensor) -> Tensor:
         (..., V), in the dtype that nn.Linear with a dense weight would return, under autocast too.
     """
     states, tensors = hidden.reshape(-1, hidden.shape[-1]), owner.tensors()
-    if states.is_cpu and states.numel() and not torch.compiler.is_compiling():
+    few = len(states) <= owner.embedding_dim or not _trains(owner, states)
+    if states.is_cpu and states.numel() and few and not torch.compiler.is_compiling():
         # What nn.Linear would return, or why it refuses these states.
         dtype = functional.linear(states[:0], owner.exact_rows.new_empty(1, owner.embedding_dim)).dtype
         with torch.autocast("cpu", enabled=False):
@@ -52,8 +54,13 @@ def blocked_logits(owner: "LightTokenEmbedding", hidden: Tensor) -> Tensor:
 
 
 def _rows_at_once(num_states: int, embedding_dim: int) -> int:
-    """As many rows as take no more memory for their products than a block of decoded rows, up to a few blocks."""
-    return DECODE_BLOCK_ROWS * max(1, min(_MOST_BLOCKS, embedding_dim // num_states))
+    """About as many rows as take no more memory for their products than a block of decoded rows."""
+    rows = DECODE_BLOCK_ROWS * embedding_dim // num_states
+    return max(DECODE_BLOCK_ROWS // 8, min(rows, DECODE_BLOCK_ROWS * _MOST_BLOCKS))
+
+
+def _trains(owner: "LightTokenEmbedding", states: Tensor) -> bool:
+    return torch.is_grad_enabled() and (states.requires_grad or any(it.requires_grad for it in owner.parameters()))
 
 
 def _joined(

@@ -35,12 +35,13 @@ def dense_head(owner: LightTokenEmbedding, bias: Tensor | None = None) -> nn.Lin
     return linear
 
 
+@pytest.mark.parametrize("length", [5, 30])  # states in all: fewer than a row has columns, and more
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("gradients", [False, True])
-def test_logits(owner: LightTokenEmbedding, with_bias: bool, gradients: bool) -> None:
+def test_logits(owner: LightTokenEmbedding, with_bias: bool, gradients: bool, length: int) -> None:
     bias = nn.Parameter(torch.randn(160)) if with_bias else None
     head = LightTokenHead(owner, bias)
-    hidden = torch.randn(2, 5, 32)
+    hidden = torch.randn(2, length, 32)
     with torch.set_grad_enabled(gradients):
         logits = head(hidden)
     assert torch.allclose(logits, dense_head(owner, bias)(hidden), atol=1e-5)
@@ -48,10 +49,11 @@ def test_logits(owner: LightTokenEmbedding, with_bias: bool, gradients: bool) ->
     assert logits.requires_grad == gradients
 
 
-def test_gradients_are_those_of_a_dense_head(owner: LightTokenEmbedding) -> None:
+@pytest.mark.parametrize("states", [4, 40])  # fewer than a row has columns, and more
+def test_gradients_are_those_of_a_dense_head(owner: LightTokenEmbedding, states: int) -> None:
     bias = nn.Parameter(torch.randn(160))
     head, dense = LightTokenHead(owner, bias), dense_head(owner, bias)
-    hidden = torch.randn(4, 32, requires_grad=True)
+    hidden = torch.randn(states, 32, requires_grad=True)
     twin = hidden.detach().clone().requires_grad_()
     head(hidden).log_softmax(-1)[:, 7].sum().backward()
     dense(twin).log_softmax(-1)[:, 7].sum().backward()
@@ -63,9 +65,10 @@ def test_gradients_are_those_of_a_dense_head(owner: LightTokenEmbedding) -> None
     assert torch.allclose(bias.grad, dense.bias.grad, atol=1e-5)  # pyright: ignore[reportArgumentType]
 
 
-def test_no_decoded_block_waits_for_the_backward_pass(owner: LightTokenEmbedding) -> None:
+@pytest.mark.parametrize("states", [3, 40])
+def test_no_decoded_block_waits_for_the_backward_pass(owner: LightTokenEmbedding, states: int) -> None:
     saved: list[tuple[int, ...]] = []
-    hidden = torch.randn(3, 32, requires_grad=True)
+    hidden = torch.randn(states, 32, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(tuple(x.shape)) or x, lambda x: x):
         LightTokenHead(owner)(hidden)
     assert [shape for shape in saved if shape and shape[0] >= BLOCK and shape[-1] == 32] == []
