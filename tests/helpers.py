@@ -17,13 +17,14 @@ from transformers_lighttoken.modeling.fitting import sites_to_compress
 from transformers_lighttoken.modeling.quantizer import LightTokenQuantizer
 from transformers_lighttoken.modeling.sites import embedding_at
 
-TIERS = (Tier(40, "learnt", 5, 0), Tier(20, "rotated", 32, 4), Tier(7, "learnt", 3, 0))
+TIERS = (Tier(40, "learnt", 5, 0), Tier(20, "trellis", 32, 4), Tier(7, "learnt", 3, 0))
 
 
 def plan_of(rows: int, dim: int, *, rank: int = 2, exact: int = 5, tiers: int = 0, **fields: object) -> CodingPlan:
-    """A small plan; `tiers` of three kinds, the second of which needs dim 32."""
-    chosen = tuple(replace(tier, code_bits=dim if tier.kind == "rotated" else tier.code_bits) for tier in TIERS[:tiers])
-    return with_index(CodingPlan(rows, dim, rank=rank, stage_bits=(6, 5), tiers=chosen, num_exact=exact, **fields))  # pyright: ignore[reportArgumentType]
+    """A small plan; `tiers` of three kinds, the second of which codes after a map of rank 3."""
+    chosen = tuple(replace(tier, code_bits=dim if tier.kind == "trellis" else tier.code_bits) for tier in TIERS[:tiers])
+    plan = CodingPlan(rows, dim, rank=rank, stage_bits=(6, 5), tiers=chosen, num_exact=exact, **fields)  # pyright: ignore[reportArgumentType]
+    return with_index(replace(plan, whitening_rank=3 if tiers > 1 else 0))
 
 
 def with_index(plan: CodingPlan) -> CodingPlan:
@@ -71,6 +72,10 @@ def random_table(plan: CodingPlan, seed: int = 0) -> CompressedTable:
     if plan.code_bits:
         tensors["codes"] = codes(coded, plan.code_bits)
         tensors["decoder"], tensors["decoder_scale"] = decoder(plan.code_bits, dim)
+    if plan.whitening_rank:
+        tensors["whitening"], tensors["whitening_scale"] = quantize_rows(
+            torch.randn(plan.whitening_rank, dim, generator=noise) * 0.1, "int8"
+        )
     for number, tier in enumerate(plan.tiers, start=1):
         prefix = f"tier_{number}_"
         tensors[prefix + "codes"] = codes(tier.coverage, tier.code_bits)

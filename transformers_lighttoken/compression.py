@@ -9,20 +9,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .coding.allocation import (
-    TierPlan,
-    choose_rank,
-    frequency_weights,
-    plan_tiers,
-    predicted_error,
-    spectrum_left,
-)
+from .coding.allocation import TierPlan, TierRequest, frequency_weights, plan_full_tiers, plan_tiers
 from .coding.budget import BudgetError, StageSplit, even_stages, plan_equal
 from .coding.encode import EncodeOptions, Progress, encode
 from .coding.journal import NO_JOURNAL, Journal
 from .coding.low_rank import metric_root
 from .coding.nested import halved_stages
 from .coding.plan import CodingPlan, DecoderDtype
+from .coding.prediction import choose_rank, choose_whitening, spectrum_left
 from .coding.quantize import scale_error
 from .coding.reduction import add_exactly
 from .coding.rows import safe_norms
@@ -92,7 +86,8 @@ def compress_table(
     if nested_in is not None:
         config = copy.copy(config)
         config.rank = nested_in.plan.rank
-    plan, depths = plan_table(table, config, exact_ids, frequencies, metric, share)
+    larger = None if nested_in is None else nested_in.plan
+    plan, depths = plan_table(table, config, exact_ids, frequencies, metric, share, larger)
     options = EncodeOptions(
         solver=config.solver,
         warm_start=config.warm_start,
@@ -116,6 +111,7 @@ def plan_table(
     frequencies: Tensor | None = None,
     metric: Tensor | None = None,
     share: RowShare = ALL_ROWS,
+    nested_in: CodingPlan | None = None,
 ) -> tuple[CodingPlan, Tensor]:
     """What `compress_table` would store, its bytes exact before anything is trained.
 
@@ -134,13 +130,17 @@ def plan_table(
     if config.rank is None:
         template = replace(template, rank=choose_rank(template, config.compression_ratio, eigenvalues))
     left = spectrum_left(eigenvalues, template.rank)
+    lost_bits = 0.0
+    if metric is not None:
+        whitening_rank, lost_bits = choose_whitening(metric, template.num_embeddings)
+        template = replace(template, whitening_rank=whitening_rank)
     kept = float(left.sum() / eigenvalues.sum().clamp(min=1e-30))
     candidates: list[TierPlan] = []
     problem: BudgetError | None = None
     for bits in _ROW_SCALE_BITS:
         scaled = replace(template, row_scale_bits=bits)
         try:
-            planned = _plan(scaled, depths, config, exact, frequencies, left)
+            planned = _plan(scaled, config, exact, frequencies, left, lost_bits, nested_in)
         except BudgetError as error:
             problem = error
         else:
@@ -153,18 +153,26 @@ def plan_table(
 
 def _plan(
     template: CodingPlan,
-    depths: Tensor,
     config: LightTokenConfig,
     exact: list[int],
     frequencies: Tensor | None,
     eigenvalues: Tensor,
+    lost_bits: float,
+    nested_in: CodingPlan | None,
 ) -> TierPlan:
     """Tiers where frequencies are known and wanted, equal coverage elsewhere."""
+    request = TierRequest(
+        template,
+        config.compression_ratio,
+        torch.tensor(exact, dtype=torch.long),
+        eigenvalues,
+        _split(config),
+        lost_bits,
+        nested_in,
+    )
     if config.tiers == "equal" or frequencies is None:
-        plan = plan_equal(template, config.compression_ratio, None, _split(config))
-        return TierPlan(plan, depths, predicted_error(eigenvalues, plan.code_bits))
-    weights, exact_rows = frequency_weights(frequencies), torch.tensor(exact, dtype=torch.long)
-    return plan_tiers(template, config.compression_ratio, weights, exact_rows, eigenvalues, _split(config))
+        return plan_full_tiers(request)
+    return plan_tiers(request, frequency_weights(frequencies))
 
 
 def _split(config: LightTokenConfig) -> StageSplit:

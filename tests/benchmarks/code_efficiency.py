@@ -4,7 +4,7 @@
 
 A table is coded at a number of bits per row, without tiers, metric or exact rows. The share of bits used is the rate at
 which a Gaussian source with the second moment of the rows, taken at unit norm as the code takes them, has the same
-error, over the rate of the code. `coding.allocation` plans with the median. The table "gaussian" is drawn with
+error, over the rate of the code. `coding.prediction` plans with the median. The table "gaussian" is drawn with
 variances that fall as a power of their number, so that the measurement runs without a package that carries weights.
 
 What was tried for better codes and does not pay, on 10000 unit rows of all-MiniLM at 400 bits, error 0.1933: three
@@ -23,8 +23,8 @@ from torch import Tensor
 from tests.benchmarks.common import print_table, timed
 from tests.benchmarks.real_tables import TABLE_NAMES, load_table
 from transformers_lighttoken import LightTokenConfig, compress_table
-from transformers_lighttoken.coding.allocation import _CODE_EFFICIENCY
 from transformers_lighttoken.coding.budget import gaussian_distortion
+from transformers_lighttoken.coding.prediction import _CODE_EFFICIENCY
 
 _BISECTIONS = 40
 

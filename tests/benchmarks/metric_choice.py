@@ -25,6 +25,10 @@ to 0.8, helped on one of the texts and hurt on the other. With SQuAD's training 
 loses falls on tokens of its own spacing (" ,", " <", "unk", " .", " ]", 15 % of the text): rare in all other text, they
 lie far down the tiers, and the order of the vocabulary as a third share moves them up little. The rest is spread over
 words of the passages' subjects.
+
+With trellis tiers, SmolLM2, tied, 25x: Kullback-Leibler divergence from the dense model on SQuAD's validation contexts
+0.402 nats a token with the blend to the power of 0.5, 0.362 with 0.75, and 0.36 to 0.37 with 1; all-MiniLM keeps 0.5
+(mean cosine of its sentence embeddings at 103x: 0.827, and 0.819 with 0.75).
 """
 
 import argparse
@@ -95,7 +99,8 @@ def task_of(table: RealTable, data: Path, rows: int) -> tuple[str, Callable[[], 
 
 def compressed(table: RealTable, ratio: float, shares: Blend, parts: tuple[Any, ...], frequencies: Tensor) -> Tensor:
     """The decoded table under a blend."""
-    metric = None if shares == _PLAIN else blend(zip(shares, parts, strict=True), table.weight.shape[1])
+    power = measure._TIED_POWER if shares[1] else measure._INPUT_POWER
+    metric = None if shares == _PLAIN else blend(zip(shares, parts, strict=True), table.weight.shape[1], power)
     exact = exact_token_ids(table.tokenizer, len(table.weight))
     config = LightTokenConfig(compression_ratio=ratio)
     return compress_table(table.weight, config, exact_ids=exact, frequencies=frequencies, metric=metric).decode_all()

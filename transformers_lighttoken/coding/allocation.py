@@ -1,34 +1,41 @@
 """Which rows get how many bits: tiers of falling coverage for the least predicted loss. Beyond the paper.
 
 The predicted loss is sum_v w_v D_v: w_v is how often a model meets row v, D_v the error left after the base code and
-the tiers that cover v. The base code's error follows the Gaussian limit at a share of its bits; each rotated tier
-multiplies what is left by the error of the Lloyd-Max quantizer. For a given pattern of tiers the best coverages
-equalize the gain per byte at their edges (reverse water-filling over rows), so one multiplier decides them all.
+the tiers that cover v. The base code's error follows the Gaussian limit at a share of its bits; each trellis tier
+multiplies what is left by the error of its code. For a given number of tiers the best coverages equalize the gain per
+byte at their edges (reverse water-filling over rows), so one multiplier decides them all.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import product, takewhile
+from math import prod
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .budget import BudgetError, StageSplit, byte_budget, even_stages, gaussian_distortion, largest_fitting, plan_equal
+from .budget import BudgetError, StageSplit, byte_budget, even_stages, largest_fitting, plan_equal
 from .plan import CodingPlan, Tier
+from .prediction import predicted_error
 from .tier_index import encode_depths
+from .trellis import trellis_bits, trellis_error
 
-# Mean squared error of the Lloyd-Max quantizer of a unit Gaussian (Max 1960, Table I).
-_QUANTIZER_ERROR = {1: 0.3634, 2: 0.1175}
-_MAX_TIERS = 4
+_TIER_SCALE_BITS = 8
 _MIN_COVERAGE = 16
-# Share of its bits that a refined binary code makes use of, measured over tables and rates by
-# tests/benchmarks/code_efficiency.py.
-_CODE_EFFICIENCY = 0.78
-# Share of a component's variance that int8 factors of a low-rank part leave: a uniform quantizer up to five standard
-# deviations, 5**2 / (12 * 127**2).
-_LOW_RANK_ERROR = 1.3e-4
-_SHARES_OF_BASE = np.linspace(0.1, 1.0, 19)
-_BISECTIONS = 40
+# Values that share a bit in each tier, the widest coverage first: a half bit a value, or whole ones, or both.
+_PATTERNS = [
+    (2,) * before + (1,) * whole + (2,) * after
+    for before, whole, after in product(range(2), range(7), range(4))
+    if before + whole + after
+]
+_FULL_PATTERNS = [(1,) * whole + (2,) * after for whole, after in product(range(8), range(2))]
+# What a plan may lose so that it can be cut smaller later. With equal coverage no tier can be cut to fewer rows, and
+# only the base code is left to cut.
+_LOSS_FOR_CUTS = 1.02
+_LOSS_FOR_CUTS_OF_EQUAL_COVERAGE = 1.09
+_SHARES_OF_BASE = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
+_BISECTIONS = 32
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ class TierPlan:
     loss: float
 
 
-def frequency_weights(frequencies: Tensor, uniform_share: float = 0.2) -> Tensor:
+def frequency_weights(frequencies: Tensor, uniform_share: float = 0.15) -> Tensor:
     """Row weights of the predicted loss: the share of each row, blended with equal weights so that no row is given up.
 
     Args:
@@ -70,85 +77,129 @@ def frequency_weights(frequencies: Tensor, uniform_share: float = 0.2) -> Tensor
     return (1 - uniform_share) * values / values.sum() + uniform_share / values.numel()
 
 
-def predicted_error(eigenvalues: Tensor, code_bits: int) -> float:
-    """Share of the energy that a refined code of `code_bits` bits is expected to leave."""
-    return gaussian_distortion(eigenvalues, _CODE_EFFICIENCY * code_bits)
+@dataclass(frozen=True)
+class TierRequest:
+    """What tiers are planned for.
 
-
-def spectrum_left(eigenvalues: Tensor, rank: int) -> Tensor:
-    """Eigenvalues of the second moment of what a low-rank part leaves of the rows.
-
-    Args:
-        eigenvalues: (d,) of the rows.
-        rank: k of the low-rank part.
-    """
-    left = eigenvalues.sort(descending=True).values
-    left[:rank] *= _LOW_RANK_ERROR
-    return left
-
-
-def choose_rank(template: CodingPlan, ratio: float, eigenvalues: Tensor) -> int:
-    """The rank of the least predicted error at the byte budget, with equal coverage: 0 or a power of two.
-
-    A low-rank part spends a byte a row on each component, a code what reverse water-filling gives it; so it pays only
-    where a few components outweigh all others by far.
-
-    Args:
-        template: everything but the rank and the code bits.
+    Attributes:
+        template: shape, rank, whitening rank, scale bits, dtypes and exact rows; index bytes for the exact rows alone.
         ratio: least compression ratio.
-        eigenvalues: (d,) of the second moment of the rows to code, in the metric of the error.
-    """
-    best, least = 0, float("inf")
-    for rank in (0, *(2**power for power in range(template.embedding_dim.bit_length() - 1))):
-        try:
-            plan = plan_equal(replace(template, rank=rank), ratio)
-        except BudgetError:
-            break
-        left = spectrum_left(eigenvalues, rank)
-        error = float(left.sum()) * predicted_error(left, plan.code_bits)
-        if error < least:
-            best, least = rank, error
-    return best
-
-
-def plan_tiers(
-    template: CodingPlan,
-    ratio: float,
-    weights: Tensor,
-    exact: Tensor,
-    eigenvalues: Tensor,
-    split: StageSplit = even_stages,
-) -> TierPlan:
-    """Chooses base bits, tiers and their coverage for the least predicted loss at the byte budget.
-
-    Args:
-        template: shape, rank, scale bits, dtypes and exact rows; index bytes for the exact rows alone.
-        ratio: least compression ratio.
-        weights: (V,) weights of the rows.
         exact: (num_exact,) ids of the exact rows.
         eigenvalues: (d,) eigenvalues of the second moment of the rows to code, in the metric of the error.
         split: of the base code's bits over stages.
+        lost_bits: bits a value that the first tier loses in the metric. What it leaves is white where it coded, so that
+            the others lose none.
+        nested_in: plan of the larger code that this one is to be cut from; None if it is made anew.
+    """
+
+    template: CodingPlan
+    ratio: float
+    exact: Tensor
+    eigenvalues: Tensor
+    split: StageSplit = even_stages
+    lost_bits: float = 0.0
+    nested_in: CodingPlan | None = None
+
+    @property
+    def budget(self) -> int:
+        """Most bytes."""
+        return byte_budget(self.template.num_embeddings, self.template.embedding_dim, self.ratio)
+
+    def errors(self, widths: Sequence[int]) -> list[float]:
+        """Share of the error before it that each trellis tier leaves."""
+        dim = self.template.embedding_dim
+        losses = [4.0**self.lost_bits, *[1.0] * (len(widths) - 1)]
+        return [min(1.0, loss * trellis_error(dim, width)) for loss, width in zip(losses, widths, strict=False)]
+
+    def patterns(self) -> list[tuple[tuple[int, ...], list[float], list[int]]]:
+        """Widths of tiers to try, with their errors and the most rows that they may cover.
+
+        A tier that a larger code does not have could code no more than that code's error.
+        """
+        if self.nested_in is None:
+            return [(widths, self.errors(widths), [self.template.num_coded] * len(widths)) for widths in _PATTERNS]
+        tiers = list(takewhile(lambda tier: tier.kind == "trellis", self.nested_in.tiers))
+        widths = tuple(tier.trellis_width(self.template.embedding_dim) for tier in tiers)
+        most = [min(tier.coverage, self.template.num_coded) for tier in tiers]
+        return [(widths[:count], self.errors(widths[:count]), most[:count]) for count in range(1, len(tiers) + 1)]
+
+    def base_bits(self, most: int) -> list[int]:
+        """Numbers of base bits to try, rising."""
+        most = most if self.nested_in is None else min(most, self.nested_in.code_bits)
+        return sorted({max(1, int(share * most)) for share in _SHARES_OF_BASE})
+
+
+def plan_tiers(request: TierRequest, weights: Tensor) -> TierPlan:
+    """Chooses base bits, tiers and their coverage for the least predicted loss at the byte budget.
+
+    Args:
+        request: what for.
+        weights: (V,) weights of the rows.
 
     Raises:
         BudgetError: if no plan fits.
     """
-    equal = plan_equal(template, ratio, None, split)
-    order = torch.argsort(_without(weights, exact), descending=True, stable=True)
-    ordered = _without(weights, exact)[order].numpy()[: template.num_coded]
-    best, loss = equal, predicted_error(eigenvalues, equal.code_bits)
+    template, dim = request.template, request.template.embedding_dim
+    equal = plan_full_tiers(request)
+    order = torch.argsort(_without(weights, request.exact), descending=True, stable=True)
+    ordered = _without(weights, request.exact)[order].numpy()[: template.num_coded]
     cumulative = np.concatenate([[0.0], np.cumsum(ordered)])
-    budget = byte_budget(template.num_embeddings, template.embedding_dim, ratio)
-    largest_base = min(equal.code_bits, 2 * template.embedding_dim)
-    for base_bits in sorted({max(1, int(share * largest_base)) for share in _SHARES_OF_BASE}):
+    patterns = request.patterns()
+    largest = plan_equal(replace(template, whitening_rank=0), request.ratio).code_bits
+    found: list[tuple[float, CodingPlan]] = []
+    for base_bits in request.base_bits(min(largest, 2 * dim)):
         base = replace(template, stage_bits=(base_bits,))
-        error = predicted_error(eigenvalues, base_bits)
-        available = budget - base.stored_bytes - template.num_embeddings // 6
-        for pattern in _patterns():
-            tiers, gain = _cover(pattern, ordered, cumulative, available, template.embedding_dim)
-            if tiers and error * (1 - gain) < loss:
-                best, loss = replace(base, tiers=tiers), error * (1 - gain)
-    depths = _depths(template, best.tiers, order, exact)
-    return TierPlan(_fill(best, depths, budget, split), depths, loss)
+        error = predicted_error(request.eigenvalues, base_bits)
+        available = request.budget - base.stored_bytes - template.num_embeddings // 6
+        for widths, errors, most_rows in patterns:
+            tiers, gain = _cover(widths, errors, most_rows, ordered, cumulative, available, dim)
+            if tiers:
+                found.append((error * (1 - gain), replace(base, tiers=tiers)))
+    if not found or min(loss for loss, _ in found) >= equal.loss:
+        return equal
+    loss, best = _easiest_to_cut(found)
+    depths = _depths(template, best.tiers, order, request.exact)
+    return TierPlan(_fill(best, depths, request), depths, loss)
+
+
+def _easiest_to_cut(
+    found: Sequence[tuple[float, CodingPlan]], may_lose: float = _LOSS_FOR_CUTS
+) -> tuple[float, CodingPlan]:
+    """The plan of the most base bits, which are what can be cut later, among those of about the least loss."""
+    least = min(loss for loss, _ in found)
+    return max((plan for plan in found if plan[0] <= may_lose * least), key=lambda plan: plan[1].code_bits)
+
+
+def plan_full_tiers(request: TierRequest) -> TierPlan:
+    """Equal coverage: chooses base bits, and trellis tiers that cover all rows.
+
+    A code that is cut from a larger one has no tiers: they would have to be coded anew from rows with errors.
+
+    Raises:
+        BudgetError: if no plan fits.
+    """
+    template, dim = request.template, request.template.embedding_dim
+    ids = torch.arange(template.num_embeddings)
+    found: list[tuple[float, CodingPlan]] = []
+    for widths in _FULL_PATTERNS if request.nested_in is None else [()]:
+        tiers = tuple(_tier(template.num_coded, dim, width) for width in widths)
+        index_bytes = _index_bytes(_depths(template, tiers, ids, request.exact))
+        rank = template.whitening_rank if tiers else 0
+        try:
+            plan = replace(template, tiers=tiers, index_bytes=index_bytes, whitening_rank=rank)
+            plan = plan_equal(plan, request.ratio, None, request.split)
+        except BudgetError:
+            if not tiers:
+                raise
+            continue
+        error = predicted_error(request.eigenvalues, plan.code_bits)
+        found.append((error * prod(request.errors(widths)), plan))
+    loss, best = _easiest_to_cut(found, _LOSS_FOR_CUTS_OF_EQUAL_COVERAGE)
+    return TierPlan(best, _depths(template, best.tiers, ids, request.exact), loss)
+
+
+def _tier(coverage: int, embedding_dim: int, width: int) -> Tier:
+    return Tier(coverage, "trellis", trellis_bits(embedding_dim, width), _TIER_SCALE_BITS)
 
 
 def _without(weights: Tensor, exact: Tensor) -> Tensor:
@@ -158,33 +209,32 @@ def _without(weights: Tensor, exact: Tensor) -> Tensor:
     return weights
 
 
-def _patterns() -> list[tuple[int, ...]]:
-    return [bits for length in range(1, _MAX_TIERS + 1) for bits in product(_QUANTIZER_ERROR, repeat=length)]
-
-
 def _cover(
-    pattern: tuple[int, ...], ordered: np.ndarray, cumulative: np.ndarray, available: float, dim: int
+    widths: Sequence[int],
+    errors: Sequence[float],
+    most_rows: Sequence[int],
+    ordered: np.ndarray,
+    cumulative: np.ndarray,
+    available: float,
+    dim: int,
 ) -> tuple[tuple[Tier, ...], float]:
-    """Coverages of a pattern of tiers that fill the bytes, and the share of the loss that they take away."""
-    left = np.cumprod([1.0] + [_QUANTIZER_ERROR[bits] for bits in pattern])
+    """Coverages of tiers that fill the bytes, and the share of the loss that they take away."""
+    left = np.cumprod([1.0, *errors])
     drops = left[:-1] - left[1:]
-    costs = np.array([(bits * dim + 8) / 8 for bits in pattern])
+    costs = np.array([(trellis_bits(dim, width) + _TIER_SCALE_BITS) / 8 for width in widths])
     low, high = 0.0, float(ordered[0] * (drops / costs).max())
-    coverage = np.zeros(len(pattern), dtype=np.int64)
+    coverage = np.zeros(len(widths), dtype=np.int64)
     for _ in range(_BISECTIONS):
         price = (low + high) / 2
         tried = np.searchsorted(-ordered, -price * costs / drops, side="right")
-        tried = np.minimum.accumulate(tried)
+        tried = np.minimum.accumulate(np.minimum(tried, most_rows))
         if float(tried @ costs) <= available:
             coverage, high = tried, price
         else:
             low = price
     kept = coverage >= _MIN_COVERAGE
-    tiers = tuple(
-        Tier(int(rows), "rotated", bits * dim, 8)
-        for rows, bits, keep in zip(coverage, pattern, kept, strict=True)
-        if keep
-    )
+    covered = zip(coverage.tolist(), widths, strict=True)
+    tiers = tuple(_tier(rows, dim, width) for rows, width in covered if rows >= _MIN_COVERAGE)
     return tiers, float((drops * cumulative[coverage])[kept].sum())
 
 
@@ -196,13 +246,18 @@ def _depths(template: CodingPlan, tiers: tuple[Tier, ...], order: Tensor, exact:
     return depths
 
 
-def _fill(plan: CodingPlan, depths: Tensor, budget: int, split: StageSplit) -> CodingPlan:
+def _index_bytes(depths: Tensor) -> int:
+    deepest = int(depths.max())
+    return encode_depths(depths, deepest).numel() if deepest else 0
+
+
+def _fill(plan: CodingPlan, depths: Tensor, request: TierRequest) -> CodingPlan:
     """Gives the base code the bytes that the estimate of the index left over, now that the index is known."""
-    plan = replace(plan, index_bytes=encode_depths(depths, plan.max_depth).numel() if plan.max_depth else 0)
-    most = 32 * plan.embedding_dim
-    code_bits = largest_fitting(1, most, lambda bits: replace(plan, stage_bits=(bits,)).stored_bytes <= budget)
+    plan = replace(plan, index_bytes=_index_bytes(depths))
+    most = 32 * plan.embedding_dim if request.nested_in is None else request.nested_in.code_bits
+    code_bits = largest_fitting(1, most, lambda bits: replace(plan, stage_bits=(bits,)).stored_bytes <= request.budget)
     if code_bits is None:
-        raise BudgetError(f"no tiers fit {budget} bytes for {plan.num_embeddings} rows: use tiers='equal'.")
-    plan = replace(plan, stage_bits=split(code_bits))
+        raise BudgetError(f"no tiers fit {request.budget} bytes for {plan.num_embeddings} rows: use tiers='equal'.")
+    plan = replace(plan, stage_bits=request.split(code_bits))
     plan.validate()
     return plan

@@ -1,6 +1,7 @@
 """From stored tensors to rows: y = scale * (left right + sum_j b_j D_j + tiers), b in {-1, +1}."""
 
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any
 
 import torch
@@ -9,9 +10,11 @@ from torch.nn import functional
 
 from .constants import constant, values_of_bytes
 from .packing import unpack_row_bytes, unpack_values
-from .plan import CodingPlan
+from .plan import CodingPlan, TierKind
 from .quantize import dequantize_rows, dequantize_scales
-from .rotation import gaussian_levels, levels_of_bytes, unrotate
+from .rotation import gaussian_levels, levels_of_bytes, rotate, unrotate
+from .trellis import decode_trellis
+from .whitening import unwhiten
 
 StoredTensors = Mapping[str, Tensor]
 DECODE_BLOCK_ROWS = 8192
@@ -169,19 +172,32 @@ def decode_tiers(plan: CodingPlan, stored: StoredTensors, slots: Tensor) -> Tens
     """What all tiers add to rows, before the row scale, slots in rising order and covered by the first tier.
 
     Returns:
-        (n, d) float32; the fixed rotation is undone once for all.
+        (n, d) float32; the fixed maps are undone once for all tiers of a kind.
     """
-    sums: dict[str, Tensor] = {}
+    sums: dict[TierKind, Tensor] = {}
     for number, tier in enumerate(plan.tiers, start=1):
         values = _covered_values(plan, number, stored, slots)
         if tier.kind in sums:
             sums[tier.kind][: len(values)] += values
         else:
             sums[tier.kind] = functional.pad(values, (0, 0, 0, slots.numel() - len(values)))
-    if "rotated" not in sums:
-        return sums["learnt"]
-    rotated = unrotate(sums["rotated"], plan.rotation_seed)
-    return sums["learnt"] + rotated if "learnt" in sums else rotated
+    parts = [values if kind == "learnt" else undo_map(plan, kind, stored, values) for kind, values in sums.items()]
+    return reduce(torch.add, parts)
+
+
+def undo_map(plan: CodingPlan, kind: TierKind, stored: StoredTensors, values: Tensor) -> Tensor:
+    """Rows (n, d) from the coordinates of a rotated or trellis tier."""
+    rows = unrotate(values, plan.rotation_seed)
+    if kind == "rotated" or not plan.whitening_rank:
+        return rows
+    return unwhiten(rows, stored_matrix(stored, "whitening"))
+
+
+def map_states(plan: CodingPlan, kind: TierKind, stored: StoredTensors, states: Tensor) -> Tensor:
+    """Hidden states (n, d) in the coordinates of a rotated or trellis tier, where their products with rows stay."""
+    if kind == "trellis" and plan.whitening_rank:
+        states = unwhiten(states, stored_matrix(stored, "whitening"))
+    return rotate(states, plan.rotation_seed)
 
 
 def _covered_values(plan: CodingPlan, number: int, stored: StoredTensors, slots: Tensor) -> Tensor:
@@ -193,13 +209,20 @@ def _covered_values(plan: CodingPlan, number: int, stored: StoredTensors, slots:
 
 
 def decode_tier(plan: CodingPlan, number: int, stored: StoredTensors, slots: Tensor) -> Tensor:
-    """What one tier adds to rows that it covers; in rotated coordinates if it is rotated. (n, d) float32."""
+    """What one tier adds to rows that it covers, in the coordinates after its fixed maps if any. (n, d) float32."""
     tier, prefix = plan.tiers[number - 1], f"tier_{number}_"
     if tier.kind == "learnt":
         return decode_signs(stored[prefix + "codes"], slots, stored_matrix(stored, prefix + "decoder"))
-    bits_per_dim = tier.code_bits // plan.embedding_dim
-    levels = unpack_levels(stored[prefix + "codes"], slots, plan.embedding_dim, bits_per_dim)
+    levels = tier_levels(plan, number, stored, slots)
     return levels * row_scales(stored, prefix, slots, tier.row_scale_bits)
+
+
+def tier_levels(plan: CodingPlan, number: int, stored: StoredTensors, slots: Tensor) -> Tensor:
+    """The levels of a rotated or trellis tier, before its row scale. (n, d) float32."""
+    tier, codes, dim = plan.tiers[number - 1], stored[f"tier_{number}_codes"], plan.embedding_dim
+    if tier.kind == "trellis":
+        return decode_trellis(codes, slots, dim, tier.trellis_width(dim))
+    return unpack_levels(codes, slots, dim, tier.code_bits // dim)
 
 
 def unpack_levels(codes: Tensor, slots: Tensor, dim: int, bits_per_dim: int) -> Tensor:

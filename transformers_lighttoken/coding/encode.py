@@ -24,6 +24,7 @@ from .table_rows import TableRows, as_rows, check_finite
 from .threads import one_thread_each
 from .tier_codes import encode_tier
 from .tier_index import encode_depths, storage_order
+from .whitening import fit_whitening
 
 Progress = Callable[[str, int, int], None]
 """Called with what is done, how many steps of it are finished, and how many there are."""
@@ -102,6 +103,8 @@ def encode(
     kept = None if options.nested_in is None else share.take(first_bits(options.nested_in, plan, depths))
     _encode_base(residual, plan, metric, stored, options, progress, kept)
     residual = _left_over(targets, local, stored)
+    if plan.whitening_rank and metric is not None:
+        stored["whitening"], stored["whitening_scale"] = fit_whitening(metric, plan.whitening_rank)
     for number, tier in enumerate(local.tiers, start=1):
         residual = residual[: tier.coverage]
         encode_tier(residual, local, number, metric, stored, options.schedule, options.seed, share)

@@ -9,8 +9,9 @@ import torch
 
 from .packing import packed_bytes
 from .tier_index import max_encoded_bytes
+from .trellis import trellis_bits
 
-TierKind = Literal["learnt", "rotated"]
+TierKind = Literal["learnt", "rotated", "trellis"]
 DecoderDtype = Literal["int8", "float16"]
 EXACT_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 MAX_SEED = 2**63 - 1
@@ -37,15 +38,21 @@ class Tier:
 
     Attributes:
         coverage: number of rows, exact rows not counted.
-        kind: "learnt" has a decoder of its own; "rotated" decodes by a fixed rotation that costs no bytes.
-        code_bits: bits per row. For "rotated", a multiple of embedding_dim: that many bits per dimension.
-        row_scale_bits: bits per row of the tier's own scale: 4 or 8 for "rotated", 0 for "learnt".
+        kind: "learnt" has a decoder of its own; "rotated" and "trellis" decode by a fixed rotation that costs no bytes,
+            from independent levels and from those of a trellis code.
+        code_bits: bits per row. For "rotated", a multiple of embedding_dim: that many bits per dimension. For
+            "trellis", one for each dimension or for each two: embedding_dim or half of it, rounded up.
+        row_scale_bits: bits per row of the tier's own scale: 4 or 8, 0 for "learnt".
     """
 
     coverage: int
     kind: TierKind
     code_bits: int
     row_scale_bits: int
+
+    def trellis_width(self, embedding_dim: int) -> int:
+        """Values that share a bit of a trellis tier."""
+        return 1 if self.code_bits == embedding_dim else 2
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,8 @@ class CodingPlan:
         num_exact: rows stored as they are.
         exact_dtype: dtype of the exact rows.
         index_bytes: bytes of the stored tier index.
-        rotation_seed: seed of the signs of rotated tiers.
+        rotation_seed: seed of the signs of the fixed rotation.
+        whitening_rank: rank r of the map (see `whitening`) after which trellis tiers code; 0 for none.
     """
 
     num_embeddings: int
@@ -77,6 +85,7 @@ class CodingPlan:
     exact_dtype: str = "float32"
     index_bytes: int = 0
     rotation_seed: int = 0
+    whitening_rank: int = 0
 
     @property
     def code_bits(self) -> int:
@@ -126,6 +135,9 @@ class CodingPlan:
             specs["codes"] = TensorSpec(torch.uint8, (packed_bytes(rows, m),))
             specs["decoder"] = TensorSpec(decoder, (m, d))
             specs["decoder_scale"] = TensorSpec(torch.int16, (m,))
+        if self.whitening_rank:
+            specs["whitening"] = TensorSpec(torch.int8, (self.whitening_rank, d))
+            specs["whitening_scale"] = TensorSpec(torch.int16, (self.whitening_rank,))
         for number, tier in enumerate(self.tiers, start=1):
             prefix = f"tier_{number}_"
             specs[prefix + "codes"] = TensorSpec(torch.uint8, (packed_bytes(tier.coverage, tier.code_bits),))
@@ -150,7 +162,7 @@ class CodingPlan:
         Raises:
             ValueError: if a field is missing, unknown, or out of range.
         """
-        values = _exact_fields("a coding plan", fields, cls)
+        values = _exact_fields("a coding plan", _with_later_fields(fields), cls)
         for name in ("stage_bits", "tiers"):
             if not isinstance(values[name], (list, tuple)):
                 raise ValueError(f"{name} must be a list, got {values[name]!r}.")
@@ -179,6 +191,8 @@ class CodingPlan:
             raise ValueError(f"num_exact must be in [0, {self.num_embeddings}], got {self.num_exact}.")
         if self.row_scale_bits not in (0, 4, 8):
             raise ValueError(f"row_scale_bits must be 0, 4 or 8, got {self.row_scale_bits}.")
+        if not 0 <= self.whitening_rank <= d:
+            raise ValueError(f"whitening_rank must be in [0, {d}] for embedding_dim {d}, got {self.whitening_rank}.")
         previous = self.num_coded
         for number, tier in enumerate(self.tiers):
             _check_tier(f"tiers[{number}]", tier, previous, d)
@@ -190,6 +204,11 @@ class CodingPlan:
         most_index = max_encoded_bytes(self.num_embeddings, self.max_depth)
         if self.index_bytes > most_index:
             raise ValueError(f"index_bytes must be at most {most_index} for these rows, got {self.index_bytes}.")
+
+
+def _with_later_fields(fields: Any) -> Any:
+    """Adds what the plans of early checkpoints lack."""
+    return {"whitening_rank": 0, **fields} if isinstance(fields, Mapping) else fields
 
 
 def _exact_fields(what: str, fields: Any, cls: Any) -> dict[str, Any]:
@@ -222,6 +241,7 @@ def _check_integer_fields(plan: CodingPlan) -> None:
         "index_bytes": plan.index_bytes,
         "row_scale_bits": plan.row_scale_bits,
         "rotation_seed": plan.rotation_seed,
+        "whitening_rank": plan.whitening_rank,
         **{f"stage_bits[{i}]": bits for i, bits in enumerate(plan.stage_bits)},
     }
     for name, value in numbers.items():
@@ -233,18 +253,24 @@ def _check_integer_fields(plan: CodingPlan) -> None:
 
 
 def _check_tier(name: str, tier: Tier, most_rows: int, embedding_dim: int) -> None:
-    if tier.kind not in ("learnt", "rotated"):
-        raise ValueError(f"{name}.kind must be 'learnt' or 'rotated', got {tier.kind!r}.")
+    if tier.kind not in ("learnt", "rotated", "trellis"):
+        raise ValueError(f"{name}.kind must be 'learnt', 'rotated' or 'trellis', got {tier.kind!r}.")
     if not _is_integer(tier.coverage) or not 0 < tier.coverage <= most_rows:
         raise ValueError(f"{name}.coverage must be in [1, {most_rows}], got {tier.coverage!r}: coverage falls.")
     if not _is_integer(tier.code_bits) or tier.code_bits < 1:
         raise ValueError(f"{name}.code_bits must be a positive integer, got {tier.code_bits!r}.")
+    allowed = [trellis_bits(embedding_dim, width) for width in (1, 2)]
+    if tier.kind == "trellis" and tier.code_bits not in allowed:
+        raise ValueError(
+            f"{name}.code_bits, of a trellis tier, must be one of {allowed} for embedding_dim {embedding_dim}, got "
+            f"{tier.code_bits}."
+        )
     if tier.kind == "rotated" and tier.code_bits not in [bits * embedding_dim for bits in (1, 2, 3, 4)]:
         raise ValueError(
             f"{name}.code_bits, of a rotated tier, must be 1 to 4 times embedding_dim {embedding_dim}, got "
             f"{tier.code_bits}."
         )
-    scale_bits = (4, 8) if tier.kind == "rotated" else (0,)
+    scale_bits = (0,) if tier.kind == "learnt" else (4, 8)
     if not _is_integer(tier.row_scale_bits) or tier.row_scale_bits not in scale_bits:
         raise ValueError(
             f"{name}.row_scale_bits must be in {scale_bits} where kind is {tier.kind!r}, got {tier.row_scale_bits!r}."

@@ -6,6 +6,7 @@ looked up in a table of what its 256 values add: asymmetric distances, as in pro
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from .constants import constant, values_of_bytes
-from .decode import SIGNS, StoredTensors, low_rank_left, num_below, row_scales, stored_matrix, unpack_levels
+from .decode import SIGNS, StoredTensors, low_rank_left, map_states, num_below, row_scales, stored_matrix, tier_levels
 from .packing import align_rows
-from .plan import CodingPlan
-from .rotation import levels_of_bytes, rotate
+from .plan import CodingPlan, TierKind
+from .rotation import levels_of_bytes
 
 _STATES_AT_ONCE = 64
 """Hidden states whose look-up tables are held together, few enough for a processor's cache."""
@@ -90,12 +91,14 @@ class TableProduct:
             yield _Part(plan.num_coded, lambda slots: low_rank_left(stored, slots) @ right)
         if plan.code_bits:
             yield self._signs("", plan.num_coded, plan.code_bits)
-        rotated = rotate(hidden, plan.rotation_seed) if any(tier.kind == "rotated" for tier in plan.tiers) else hidden
+        mapped: dict[TierKind, Tensor] = {}
         for number, tier in enumerate(plan.tiers, start=1):
             if tier.kind == "learnt":
                 yield self._signs(f"tier_{number}_", tier.coverage, tier.code_bits)
-            else:
-                yield self._levels(number, rotated)
+                continue
+            if tier.kind not in mapped:
+                mapped[tier.kind] = map_states(plan, tier.kind, stored, hidden)
+            yield self._levels(number, mapped[tier.kind])
 
     def _signs(self, prefix: str, coverage: int, bits: int) -> _Part:
         projected = self._hidden @ stored_matrix(self._stored, prefix + "decoder").t()  # (n, m)
@@ -103,21 +106,39 @@ class TableProduct:
         values = constant(values_of_bytes, SIGNS, device=projected.device)
         return _Part(coverage, lambda slots: sum_bytes(projected, row_bytes.index_select(0, slots), values))
 
-    def _levels(self, number: int, rotated: Tensor) -> _Part:
-        """A rotated tier: a product with unrotated rows is one of the rotated hidden states with their levels."""
+    def _levels(self, number: int, mapped: Tensor) -> _Part:
+        """A tier with fixed maps: a product with its rows is one of the mapped hidden states with their levels."""
         plan, stored, prefix, tier = self._plan, self._stored, f"tier_{number}_", self._plan.tiers[number - 1]
-        codes, bits = stored[prefix + "codes"], tier.code_bits // plan.embedding_dim
-        if 8 % bits == 0:
-            row_bytes = align_rows(codes, tier.coverage, tier.code_bits)
-            values = levels_of_bytes(bits, rotated.device)
+        bits = tier.code_bits // plan.embedding_dim
+        by_bytes = tier.kind == "rotated" and 8 % bits == 0
+        row_bytes = align_rows(stored[prefix + "codes"], tier.coverage, tier.code_bits) if by_bytes else None
 
         def products(slots: Tensor) -> Tensor:
             scales = row_scales(stored, prefix, slots, tier.row_scale_bits)  # (r, 1)
-            if 8 % bits == 0:
-                return sum_bytes(rotated, row_bytes.index_select(0, slots), values) * scales
-            return unpack_levels(codes, slots, plan.embedding_dim, bits) @ rotated.t() * scales
+            if row_bytes is not None:
+                return (
+                    sum_bytes(mapped, row_bytes.index_select(0, slots), levels_of_bytes(bits, mapped.device)) * scales
+                )
+            levels = partial(tier_levels, plan, number, stored)
+            return _LevelProducts.apply(mapped, slots, levels) * scales  # pyright: ignore[reportOperatorIssue]
 
         return _Part(tier.coverage, products)
+
+
+class _LevelProducts(torch.autograd.Function):
+    """Products with the levels of rows, which are unpacked a block of rows at a time, and again for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, slots: Tensor, levels: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.slots, ctx.levels = slots, levels
+        return torch.cat([levels(block) @ states.t() for block in slots.split(_UNPACKED_ROWS)])  # (r, n)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        blocks = list(zip(ctx.slots.split(_UNPACKED_ROWS), gradient.split(_UNPACKED_ROWS), strict=True))
+        with torch.autocast(gradient.device.type, enabled=False):
+            return torch.stack([part.t() @ ctx.levels(block) for block, part in blocks]).sum(dim=0), None, None
 
 
 def sum_bytes(states: Tensor, row_bytes: Tensor, values: Tensor) -> Tensor:

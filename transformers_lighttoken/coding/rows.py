@@ -42,7 +42,7 @@ def restore_scales(stored: dict[str, Tensor], common: float) -> None:
     if common == 1.0:
         return
     for name in [name for name in stored if name.endswith("_scale") and stored[name].dtype == torch.int16]:
-        if name != "low_rank_left_scale":  # the right factor carries the factor of the product
+        if name not in ("low_rank_left_scale", "whitening_scale"):  # the right factor carries the factor of the product
             stored[name] = bits_of_bfloat16(bfloat16_of_bits(stored[name]) * common)
 
 

@@ -1,17 +1,22 @@
 """Coding of what is left of frequent rows, by learnt decoders or fixed rotations. Beyond the paper."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from .decode import decode_tier
+from .decode import StoredTensors, decode_tier, undo_map
 from .nested import encode_nested
 from .packing import pack_bits, pack_values
-from .plan import CodingPlan
+from .plan import CodingPlan, TierKind
 from .quantize import dequantize_scales, quantize_scales
 from .reduction import row_blocks
 from .refine import Refiner, RefineSchedule
-from .rotation import gaussian_levels, rotate, unrotate
+from .rotation import gaussian_levels, rotate
 from .share import RowShare
+from .threads import for_each
+from .trellis import encode_trellis
+from .whitening import whitening_map
 
 _DESCENT_SWEEPS = 2
 _SCALE_FITS = 3
@@ -48,26 +53,77 @@ def encode_tier(
         stored |= {prefix + "codes": pack_bits(codes), prefix + "decoder": decoder, prefix + "decoder_scale": scale}
         residual -= decode_tier(plan, number, stored, torch.arange(tier.coverage, device=residual.device))
         return
-    bits_per_dim = tier.code_bits // plan.embedding_dim
-    levels = gaussian_levels(bits_per_dim, residual.device)
-    gram = None if metric is None else rotate(rotate(metric, plan.rotation_seed).t(), plan.rotation_seed)
-    codes, scales = [], []
-    for _, rows in row_blocks(residual):
-        rotated = rotate(rows, plan.rotation_seed)
-        scales.append(_fit_scales(rotated, levels))
+    coordinates = _Coordinates.of(plan, number, metric, stored)
+    blocks = list(row_blocks(residual))
+    scales = [coordinates.scales(coordinates.values(rows)) for _, rows in blocks]
     scale_codes, scale_range = quantize_scales(share.merge(torch.cat(scales)), tier.row_scale_bits)
     scale_codes = share.take(scale_codes)
-    for block, rows in row_blocks(residual):
-        rotated = rotate(rows, plan.rotation_seed)  # (n, d)
-        scale = dequantize_scales(scale_codes[block], scale_range).unsqueeze(1)  # (n, 1)
-        chosen = _nearest(rotated, scale, levels)
-        if gram is not None:
-            chosen = _descend(rotated, scale, levels, chosen, gram)
-        codes.append(chosen.to(torch.uint8))
-        rows -= unrotate(levels[chosen] * scale, plan.rotation_seed)
-    stored[prefix + "codes"] = pack_values(torch.cat(codes), bits_per_dim)
+    codes = [residual.new_empty(0)] * len(blocks)
+
+    def encode_block(numbered: tuple[int, tuple[slice, Tensor]]) -> None:
+        block, (place, rows) = numbered
+        scale = dequantize_scales(scale_codes[place], scale_range).unsqueeze(1)  # (n, 1)
+        codes[block] = coordinates.encode(coordinates.values(rows), scale)
+
+    for_each(enumerate(blocks), encode_block, residual.device)
+    stored[prefix + "codes"] = pack_values(torch.cat(codes), coordinates.bits)
     stored[prefix + "row_scale"] = pack_values(scale_codes.unsqueeze(1), tier.row_scale_bits)
     stored[prefix + "row_scale_range"] = scale_range
+    for place, rows in blocks:
+        slots = torch.arange(place.start, place.stop, device=residual.device)
+        rows -= undo_map(plan, tier.kind, stored, decode_tier(plan, number, stored, slots))
+
+
+@dataclass(frozen=True)
+class _Coordinates:
+    """The coordinates in which a rotated or a trellis tier codes, and how.
+
+    Attributes:
+        kind: of the tier.
+        bits: of a code.
+        width: values that share a bit of a trellis tier.
+        seed: of the rotation.
+        whitening: (d, d) map before the rotation, or None.
+        gram: (d, d) metric in these coordinates; None where errors count alike in all of them.
+    """
+
+    kind: TierKind
+    bits: int
+    width: int
+    seed: int
+    whitening: Tensor | None
+    gram: Tensor | None
+
+    @classmethod
+    def of(cls, plan: CodingPlan, number: int, metric: Tensor | None, stored: StoredTensors) -> "_Coordinates":
+        tier, dim = plan.tiers[number - 1], plan.embedding_dim
+        whitening, gram = None, None
+        if tier.kind == "trellis" and plan.whitening_rank:
+            whitening = whitening_map(stored["whitening"], stored["whitening_scale"])
+        if tier.kind == "rotated" and metric is not None:
+            gram = rotate(rotate(metric, plan.rotation_seed).t(), plan.rotation_seed)
+        bits = 1 if tier.kind == "trellis" else tier.code_bits // dim
+        return cls(tier.kind, bits, tier.trellis_width(dim), plan.rotation_seed, whitening, gram)
+
+    def values(self, rows: Tensor) -> Tensor:
+        """Rows (n, d) in these coordinates."""
+        return rotate(rows if self.whitening is None else rows @ self.whitening, self.seed)
+
+    def scales(self, values: Tensor) -> Tensor:
+        """Scale of each row, (n,): a trellis code's levels are means of what they stand for, so no fit is needed."""
+        if self.kind == "trellis":
+            return values.square().mean(dim=1).sqrt()
+        return _fit_scales(values, gaussian_levels(self.bits, values.device))
+
+    def encode(self, values: Tensor, scale: Tensor) -> Tensor:
+        """Codes, uint8, of rows (n, d) whose scales are (n, 1)."""
+        if self.kind == "trellis":
+            return encode_trellis(values / torch.where(scale > 0, scale, 1.0), self.width).to(torch.uint8)
+        levels = gaussian_levels(self.bits, values.device)
+        chosen = _nearest(values, scale, levels)
+        if self.gram is not None:
+            chosen = _descend(values, scale, levels, chosen, self.gram)
+        return chosen.to(torch.uint8)
 
 
 def _nearest(values: Tensor, scale: Tensor, levels: Tensor) -> Tensor:

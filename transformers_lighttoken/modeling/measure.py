@@ -26,9 +26,9 @@ _WANTING = (
 )  # fmt: skip
 _OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 DROPPED = "dropped"
-# Shares of (identity, head metric, input metric); the blend is then tempered (see `sensitivity.blend`).
-_TIED_BLEND = (0.1, 0.5, 0.4)
-_INPUT_BLEND = (0.8, 0.0, 0.2)
+# Shares of (identity, head metric, input metric), and the power that tempers the blend (see `sensitivity.blend`).
+_TIED_BLEND, _TIED_POWER = (0.1, 0.5, 0.4), 0.75
+_INPUT_BLEND, _INPUT_POWER = (0.8, 0.0, 0.2), 0.5
 
 
 @dataclass(frozen=True)
@@ -172,9 +172,9 @@ def _metric(model: PreTrainedModel, site: TableSite, sequences: Calibration, see
     runner = _runner(model, embeddings, sequences, device)
     inputs = input_metric(runner, embeddings, sequences.batches(device), _PROJECTIONS, seed)
     if not site.heads:
-        return blend(zip(_INPUT_BLEND, (None, None, inputs), strict=True), inputs.shape[0])
+        return blend(zip(_INPUT_BLEND, (None, None, inputs), strict=True), inputs.shape[0], _INPUT_POWER)
     head = head_metric(model, model.get_submodule(site.heads[0]), sequences.batches(device))
-    return blend(zip(_TIED_BLEND, (None, head, inputs), strict=True), inputs.shape[0])
+    return blend(zip(_TIED_BLEND, (None, head, inputs), strict=True), inputs.shape[0], _TIED_POWER)
 
 
 def _runner(

@@ -112,15 +112,16 @@ def mean_prediction(model: nn.Module, batches: Iterable[Batch]) -> Tensor | None
     return None if total is None else total / total.sum()
 
 
-def blend(parts: Iterable[tuple[float, Tensor | None]], dim: int) -> Tensor:
-    """Matrix square root of a weighted sum of metrics of trace d, scaled to trace d again.
+def blend(parts: Iterable[tuple[float, Tensor | None]], dim: int, power: float = 0.5) -> Tensor:
+    """A power of a weighted sum of metrics of trace d, scaled to trace d again.
 
-    The square root tempers the metric: measured on a little text it overstates how much directions differ, and the
+    A power below 1 tempers the metric: measured on a little text it overstates how much directions differ, and the
     plain error grows more than the model gains.
 
     Args:
         parts: share and metric of each part; None is the identity.
         dim: d.
+        power: in (0, 1].
 
     Returns:
         (d, d) float32, trace d.
@@ -130,7 +131,7 @@ def blend(parts: Iterable[tuple[float, Tensor | None]], dim: int) -> Tensor:
         if share:
             total += share * (torch.eye(dim, dtype=torch.float64) if metric is None else metric.double().cpu())
     values, vectors = torch.linalg.eigh(total)
-    tempered = (vectors * values.clamp(min=0).sqrt()) @ vectors.t()
+    tempered = (vectors * values.clamp(min=0).pow(power)) @ vectors.t()
     return (tempered * (dim / tempered.trace())).float()
 
 

@@ -68,7 +68,7 @@ def test_plans_survive_json():
         ({"tiers": (Tier(9, "rotated", 50, 8),)}, "must be 1 to 4 times embedding_dim 48, got 50"),
         ({"tiers": (Tier(9, "rotated", 48, 0),)}, "row_scale_bits must be in"),
         ({"tiers": (Tier(9, "learnt", 8, 0), Tier(10, "learnt", 8, 0))}, r"must be in \[1, 9\], got 10"),
-        ({"tiers": (Tier(9, "woven", 8, 0),)}, "kind must be 'learnt' or 'rotated', got 'woven'"),  # pyright: ignore
+        ({"tiers": (Tier(9, "woven", 8, 0),)}, "kind must be 'learnt', 'rotated' or 'trellis', got 'woven'"),  # pyright: ignore
     ],
 )
 def test_an_absurd_plan_is_refused_by_name(change, message):
@@ -97,7 +97,10 @@ TIER = {"coverage": 9, "kind": "learnt", "code_bits": 8, "row_scale_bits": 0}
         ({"tiers": [TIER | {"coverage": True}]}, r"tiers\[0\].coverage must be in \[1, 995\], got True"),
         ({"tiers": [TIER | {"code_bits": True}]}, r"tiers\[0\].code_bits must be a positive integer, got True"),
         ({"tiers": [TIER | {"row_scale_bits": False}]}, r"tiers\[0\].row_scale_bits must be in \(0,\) .*, got False"),
-        ({"tiers": [TIER | {"kind": ["learnt"]}]}, r"tiers\[0\].kind must be 'learnt' or 'rotated', got \['learnt'\]"),
+        (
+            {"tiers": [TIER | {"kind": ["learnt"]}]},
+            r"tiers\[0\].kind must be 'learnt', 'rotated' or 'trellis', got \['learnt'\]",
+        ),
         ({"stage_bits": 12}, "stage_bits must be a list, got 12"),
         ({"stage_bits": ["a"]}, r"stage_bits\[0\] must be an integer of at least 1, got 'a'"),
         ({"decoder_dtype": ["int8"]}, r"decoder_dtype must be one of .*, got \['int8'\]"),

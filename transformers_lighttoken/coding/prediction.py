@@ -1,0 +1,75 @@
+"""What a plan is expected to leave of the rows, before anything is trained. Beyond the paper."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from .budget import BudgetError, gaussian_distortion, plan_equal
+from .plan import CodingPlan
+from .whitening import bits_lost
+
+# Share of its bits that a refined binary code makes use of, measured over tables and rates by
+# tests/benchmarks/code_efficiency.py.
+_CODE_EFFICIENCY = 0.78
+# Share of a component's variance that int8 factors of a low-rank part leave: a uniform quantizer up to five standard
+# deviations, 5**2 / (12 * 127**2).
+_LOW_RANK_ERROR = 1.3e-4
+_WHITENING_RANKS = (0, 4, 8, 16, 32, 64, 128)
+
+
+def predicted_error(eigenvalues: Tensor, code_bits: int) -> float:
+    """Share of the energy that a refined code of `code_bits` bits is expected to leave."""
+    return gaussian_distortion(eigenvalues, _CODE_EFFICIENCY * code_bits)
+
+
+def spectrum_left(eigenvalues: Tensor, rank: int) -> Tensor:
+    """Eigenvalues of the second moment of what a low-rank part leaves of the rows.
+
+    Args:
+        eigenvalues: (d,) of the rows.
+        rank: k of the low-rank part.
+    """
+    left = eigenvalues.sort(descending=True).values
+    left[:rank] *= _LOW_RANK_ERROR
+    return left
+
+
+def choose_rank(template: CodingPlan, ratio: float, eigenvalues: Tensor) -> int:
+    """The rank of the least predicted error at the byte budget, with equal coverage: 0 or a power of two.
+
+    A low-rank part spends a byte a row on each component, a code what reverse water-filling gives it; so it pays only
+    where a few components outweigh all others by far.
+
+    Args:
+        template: everything but the rank and the code bits.
+        ratio: least compression ratio.
+        eigenvalues: (d,) of the second moment of the rows to code, in the metric of the error.
+    """
+    best, least = 0, float("inf")
+    for rank in (0, *(2**power for power in range(template.embedding_dim.bit_length() - 1))):
+        try:
+            plan = plan_equal(replace(template, rank=rank), ratio)
+        except BudgetError:
+            break
+        left = spectrum_left(eigenvalues, rank)
+        error = float(left.sum()) * predicted_error(left, plan.code_bits)
+        if error < least:
+            best, least = rank, error
+    return best
+
+
+def choose_whitening(metric: Tensor, num_embeddings: int) -> tuple[int, float]:
+    """The rank of the map after which trellis tiers code, so that it pays for its bytes.
+
+    Args:
+        metric: (d, d) of the error.
+        num_embeddings: rows of the table.
+
+    Returns:
+        The rank, and the bits a value that are lost all the same (see `whitening.bits_lost`).
+    """
+    eigenvalues, dim = torch.linalg.eigvalsh(metric.double().cpu()), metric.shape[0]
+    lost = {rank: bits_lost(eigenvalues, rank) for rank in _WHITENING_RANKS if rank <= dim // 2}
+    rank = min(lost, key=lambda tried: lost[tried] + 8 * tried * (dim + 2) / (num_embeddings * dim))
+    return rank, lost[rank]
