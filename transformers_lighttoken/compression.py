@@ -130,10 +130,8 @@ def plan_table(
     if config.rank is None:
         template = replace(template, rank=choose_rank(template, config.compression_ratio, eigenvalues))
     left = spectrum_left(eigenvalues, template.rank)
-    lost_bits = 0.0
-    if metric is not None:
-        whitening_rank, lost_bits = choose_whitening(metric, template.num_embeddings)
-        template = replace(template, whitening_rank=whitening_rank)
+    whitening_rank, lost_bits = (0, 0.0) if metric is None else choose_whitening(metric, template.num_embeddings)
+    template = replace(template, whitening_rank=whitening_rank if nested_in is None else nested_in.whitening_rank)
     kept = float(left.sum() / eigenvalues.sum().clamp(min=1e-30))
     candidates: list[TierPlan] = []
     problem: BudgetError | None = None

@@ -103,11 +103,13 @@ def encode(
     kept = None if options.nested_in is None else share.take(first_bits(options.nested_in, plan, depths))
     _encode_base(residual, plan, metric, stored, options, progress, kept)
     residual = _left_over(targets, local, stored)
-    if plan.whitening_rank and metric is not None:
-        stored["whitening"], stored["whitening_scale"] = fit_whitening(metric, plan.whitening_rank)
+    if plan.whitening_rank:
+        stored |= _whitening(plan, metric, options.nested_in)
     for number, tier in enumerate(local.tiers, start=1):
         residual = residual[: tier.coverage]
         encode_tier(residual, local, number, metric, stored, options.schedule, options.seed, share)
+        if progress is not None:
+            progress("tiers", number, len(plan.tiers))
     restore_scales(stored, common)
     scales = None
     if plan.row_scale_bits:
@@ -200,6 +202,15 @@ def _encode_base(
             on_round=finish_round, journal=options.journal,
         )  # fmt: skip
     stored["codes"], stored["decoder"], stored["decoder_scale"] = pack_bits(start), decoder, scale
+
+
+def _whitening(plan: CodingPlan, metric: Tensor | None, nested_in: CompressedTable | None) -> dict[str, Tensor]:
+    """The map of trellis tiers: that of the larger code, whose tiers are to be found again, or one for the metric."""
+    names = ("whitening", "whitening_scale")
+    if nested_in is not None and nested_in.plan.whitening_rank == plan.whitening_rank:
+        return {name: nested_in.tensors[name] for name in names}
+    metric = torch.eye(plan.embedding_dim) if metric is None else metric
+    return dict(zip(names, fit_whitening(metric, plan.whitening_rank), strict=True))
 
 
 def _left_over(targets: Tensor, plan: CodingPlan, stored: dict[str, Tensor]) -> Tensor:

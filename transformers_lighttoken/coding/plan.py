@@ -93,6 +93,16 @@ class CodingPlan:
         return sum(self.stage_bits)
 
     @property
+    def bits_of_every_row(self) -> int:
+        """Code bits that each coded row has, those of tiers that cover them all too."""
+        return self.code_bits + sum(tier.code_bits for tier in self.tiers if tier.coverage == self.num_coded)
+
+    @property
+    def frequent_tiers(self) -> tuple[Tier, ...]:
+        """The tiers that cover the most frequent rows alone."""
+        return tuple(tier for tier in self.tiers if tier.coverage < self.num_coded)
+
+    @property
     def num_coded(self) -> int:
         """Rows that are coded, that is, not exact."""
         return self.num_embeddings - self.num_exact

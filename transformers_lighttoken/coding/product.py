@@ -116,9 +116,8 @@ class TableProduct:
         def products(slots: Tensor) -> Tensor:
             scales = row_scales(stored, prefix, slots, tier.row_scale_bits)  # (r, 1)
             if row_bytes is not None:
-                return (
-                    sum_bytes(mapped, row_bytes.index_select(0, slots), levels_of_bytes(bits, mapped.device)) * scales
-                )
+                values = levels_of_bytes(bits, mapped.device)
+                return sum_bytes(mapped, row_bytes.index_select(0, slots), values) * scales
             levels = partial(tier_levels, plan, number, stored)
             return _LevelProducts.apply(mapped, slots, levels) * scales  # pyright: ignore[reportOperatorIssue]
 

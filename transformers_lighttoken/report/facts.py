@@ -188,7 +188,7 @@ def _common(tables: list[dict[str, Any]], key: str) -> Any:
 
 
 def _describe(table: TableReport) -> list[str]:
-    plan = table.plan
+    plan, frequent = table.plan, table.plan.frequent_tiers
     lines = [
         f"{table.name}: {plan.num_embeddings} x {plan.embedding_dim} {table.source_dtype}",
         f"  stored    {format_bytes(table.stored_bytes)} ({table.stored_bytes} bytes), "
@@ -198,8 +198,8 @@ def _describe(table: TableReport) -> list[str]:
             if table.source_dtype != "float32"
             else ""
         ),
-        f"  code      {plan.code_bits} bits a token, rank {plan.rank}, {plan.num_exact} exact rows, "
-        + (f"tiers of {[tier.coverage for tier in plan.tiers]} rows" if plan.tiers else "equal coverage"),
+        f"  code      {plan.bits_of_every_row} bits a token, rank {plan.rank}, {plan.num_exact} exact rows, "
+        + (f"tiers of {[tier.coverage for tier in frequent]} rows" if frequent else "equal coverage"),
     ]
     if table.relative_error is not None:
         lines.append(

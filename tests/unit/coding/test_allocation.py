@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from transformers_lighttoken.coding.allocation import TierRequest, frequency_weights, plan_tiers
+from transformers_lighttoken.coding.allocation import TierRequest, frequency_weights, plan_full_tiers, plan_tiers
 from transformers_lighttoken.coding.budget import BudgetError, gaussian_distortion, plan_equal
 from transformers_lighttoken.coding.plan import CodingPlan, Tier
-from transformers_lighttoken.coding.prediction import choose_rank, spectrum_left
+from transformers_lighttoken.coding.prediction import choose_rank, choose_whitening, spectrum_left
 from transformers_lighttoken.coding.tier_index import encode_depths
 from transformers_lighttoken.coding.trellis import trellis_error
 
@@ -109,3 +109,37 @@ def test_the_rank_is_that_of_the_components_that_stand_out(strong, rank):
     spectrum = torch.full((DIM,), 1e-4)
     spectrum[:strong] = 1.0
     assert choose_rank(replace(TEMPLATE, num_exact=0, index_bytes=0), 8.0, spectrum) == rank
+
+
+@pytest.mark.parametrize(("ratio", "bits_of_tiers"), [(8.0, 768), (18.0, 256), (60.0, 0)])
+def test_equal_coverage_takes_tiers_of_all_rows_where_they_pay(ratio, bits_of_tiers):
+    spectrum, template = torch.linspace(1, 0.2, 256) ** 2, replace(TEMPLATE, embedding_dim=256)
+    planned = plan_full_tiers(TierRequest(template, ratio, EXACT, spectrum))
+    assert ratio <= planned.plan.ratio < 1.02 * ratio
+    assert all(tier.coverage == ROWS - 2 for tier in planned.plan.tiers)
+    assert sum(tier.code_bits for tier in planned.plan.tiers) == bits_of_tiers
+    base_alone = gaussian_distortion(spectrum, 0.78 * plan_equal(template, ratio).code_bits)
+    assert planned.loss <= base_alone * (0.95 if bits_of_tiers else 1.0)
+
+
+def test_a_cut_keeps_to_what_the_larger_code_has():
+    weights = frequency_weights(zipf())
+    larger = plan_tiers(TierRequest(TEMPLATE, 15.0, EXACT, SPECTRUM), weights).plan
+    cut = plan_tiers(TierRequest(TEMPLATE, 40.0, EXACT, SPECTRUM, nested_in=larger), weights).plan
+    assert cut.ratio >= 40.0
+    assert cut.code_bits <= larger.code_bits
+    assert 0 < len(cut.tiers) <= len(larger.tiers)
+    for kept, stored in zip(cut.tiers, larger.tiers, strict=False):
+        assert kept.code_bits == stored.code_bits
+        assert kept.coverage <= stored.coverage
+    equal = plan_full_tiers(TierRequest(TEMPLATE, 40.0, EXACT, SPECTRUM, nested_in=larger))
+    assert equal.plan.tiers == ()
+
+
+def test_the_map_pays_for_its_bytes():
+    even, uneven = torch.eye(DIM), torch.diag(50.0 * torch.arange(1, DIM + 1).float() ** -1.5)
+    assert choose_whitening(even, ROWS) == (0, pytest.approx(0.0, abs=1e-9))
+    rank, lost = choose_whitening(uneven, ROWS)
+    assert rank in (16, 32)
+    assert lost < 0.2
+    assert choose_whitening(uneven, 300)[0] < rank

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.unit.coding.test_trellis import slow_levels
 from transformers_lighttoken.coding.decode import decode_unscaled
 from transformers_lighttoken.coding.encode import EncodeOptions, encode
 from transformers_lighttoken.coding.plan import CodingPlan, Tier
@@ -27,12 +28,17 @@ def weight(rows=ROWS, dim=DIM, seed=0):
 def tiered_plan(**changes):
     depths = torch.zeros(ROWS, dtype=torch.long)
     depths[:200] = 1
-    depths[50:120] = 2
-    depths[[0, 599]] = 3
+    depths[30:150] = 2
+    depths[50:120] = 3
+    depths[60:80] = 4
+    depths[[0, 599]] = 5
     plan = CodingPlan(
         num_embeddings=ROWS, embedding_dim=DIM, rank=2, stage_bits=(9, 8),
-        tiers=(Tier(199, "learnt", 13, 0), Tier(70, "rotated", 2 * DIM, 8)),
-        num_exact=2, index_bytes=encode_depths(depths, 3).numel(),
+        tiers=(
+            Tier(199, "learnt", 13, 0), Tier(120, "rotated", 2 * DIM, 8), Tier(70, "trellis", DIM, 8),
+            Tier(20, "trellis", (DIM + 1) // 2, 4),
+        ),
+        num_exact=2, index_bytes=encode_depths(depths, 5).numel(), whitening_rank=2,
     )  # fmt: skip
     return replace(plan, **changes), depths
 
@@ -67,13 +73,20 @@ def oracle_decode(table):
             continue
         value = real("low_rank_left")[:, slot] @ real("low_rank_right")
         value += signs("codes", slot, plan.code_bits) @ real("decoder")
+        back = np.linalg.inv(rotate(torch.eye(DIM, dtype=torch.float64), plan.rotation_seed).numpy())
+        unwhiten = np.eye(DIM) - real("whitening").T @ real("whitening")
         if slot < plan.tiers[0].coverage:
             value += signs("tier_1_codes", slot, plan.tiers[0].code_bits) @ real("tier_1_decoder")
         if slot < plan.tiers[1].coverage:
             pairs = np.unpackbits(stored["tier_2_codes"])[slot * 2 * DIM : (slot + 1) * 2 * DIM].reshape(DIM, 2)
             levels = gaussian_levels(2).double().numpy()[pairs[:, 0] * 2 + pairs[:, 1]]
-            rotation = rotate(torch.eye(DIM, dtype=torch.float64), plan.rotation_seed).numpy()  # rows times R
-            value += scale_of("tier_2_", slot, 8) * (levels @ np.linalg.inv(rotation))
+            value += scale_of("tier_2_", slot, 8) * (levels @ back)
+        for number, width in ((3, 1), (4, 2)):
+            if slot < plan.tiers[number - 1].coverage:
+                bits = plan.tiers[number - 1].code_bits
+                code = np.unpackbits(stored[f"tier_{number}_codes"])[slot * bits : (slot + 1) * bits]
+                scale = scale_of(f"tier_{number}_", slot, plan.tiers[number - 1].row_scale_bits)
+                value += scale * (slow_levels(code, width)[:DIM] @ back @ unwhiten)
         rows[row] = value * scale_of("", slot, plan.row_scale_bits)
     return rows
 
@@ -236,3 +249,35 @@ def test_tensors_that_do_not_match_the_plan_are_all_named():
     tensors["extra"] = tensors["codes"]
     with pytest.raises(ValueError, match=r"decoder is missing; extra is not part of the plan; codes is .*\(1499,\)"):
         CompressedTable(table.plan, tensors)
+
+
+def test_trellis_tiers_leave_less_in_the_metric_after_their_map():
+    dense = weight(2000, 32)
+    basis = torch.linalg.qr(torch.randn(32, 32, generator=torch.Generator().manual_seed(5))).Q
+    metric = basis @ torch.diag(8.0 ** torch.linspace(1, -1, 32)) @ basis.t()
+    depths = torch.ones(2000, dtype=torch.long)
+    plan = CodingPlan(2000, 32, stage_bits=(48,), tiers=(Tier(2000, "trellis", 32, 8),))
+    plan = replace(plan, index_bytes=encode_depths(depths, 1).numel())
+
+    def error(rank):
+        left = encode(dense, replace(plan, whitening_rank=rank), depths, metric, QUICK).decode_all() - dense
+        return float(((left @ metric) * left).sum())
+
+    assert error(8) < 0.93 * error(0)
+
+
+def test_a_map_without_a_metric_changes_nothing():
+    dense, depths = weight(300, 32), torch.ones(300, dtype=torch.long)
+    plan = CodingPlan(300, 32, stage_bits=(8,), tiers=(Tier(300, "trellis", 32, 8),))
+    plan = replace(plan, index_bytes=encode_depths(depths, 1).numel())
+    mapped = encode(dense, replace(plan, whitening_rank=2), depths, options=QUICK)
+    assert int(mapped.tensors["whitening"].count_nonzero()) == 0
+    assert torch.equal(mapped.decode_all(), encode(dense, plan, depths, options=QUICK).decode_all())
+
+
+def test_rows_of_zeros_stay_zeros_in_trellis_tiers():
+    dense, depths = weight(40, 32), torch.ones(40, dtype=torch.long)
+    dense[7] = 0.0
+    plan = CodingPlan(40, 32, stage_bits=(4,), tiers=(Tier(40, "trellis", 32, 8),))
+    plan = replace(plan, index_bytes=encode_depths(depths, 1).numel())
+    assert encode(dense, plan, depths, options=QUICK).decode(torch.tensor([7])).abs().max() == 0

@@ -186,3 +186,33 @@ def test_the_gaussian_limit_fills_water_to_the_rate(seed, bits):
         rate = float((0.5 * (variances / level).log2()).clamp(min=0).sum())
         low, high = (low, level) if rate < bits else (level, high)
     assert share == pytest.approx(float(variances.clamp(max=level).sum() / variances.sum()), rel=1e-6)
+
+
+def test_trellis_tiers_cost_a_bit_a_value_or_a_pair_and_their_map_its_rows():
+    tiers = (Tier(90, "trellis", 49, 8), Tier(70, "trellis", 25, 4))
+    plan = CodingPlan(1000, 49, stage_bits=(3,), tiers=tiers, index_bytes=20, whitening_rank=6)
+    plan.validate()
+    sizes = {name: spec.num_bytes for name, spec in plan.tensor_specs().items()}
+    assert sizes["tier_1_codes"] == (90 * 49 + 7) // 8
+    assert sizes["tier_2_codes"] == (70 * 25 + 7) // 8
+    assert (sizes["tier_1_row_scale"], sizes["tier_2_row_scale"]) == (90, 35)
+    assert (plan.bits_of_every_row, plan.frequent_tiers) == (3, tiers)
+    everywhere = replace(plan, tiers=(Tier(1000, "trellis", 49, 8), tiers[1]))
+    assert (everywhere.bits_of_every_row, everywhere.frequent_tiers) == (52, tiers[1:])
+    assert (sizes["whitening"], sizes["whitening_scale"]) == (6 * 49, 12)
+    for wrong, message in (
+        (replace(plan, tiers=(Tier(9, "trellis", 50, 8),)), r"must be one of \[49, 25\] for embedding_dim 49, got 50"),
+        (
+            replace(plan, tiers=(Tier(9, "trellis", 49, 0),)),
+            r"row_scale_bits must be in \(4, 8\) where",
+        ),
+        (replace(plan, whitening_rank=50), r"whitening_rank must be in \[0, 49\] for embedding_dim 49, got 50"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            wrong.validate()
+
+
+def test_plans_from_before_there_was_a_map_are_read():
+    fields = CodingPlan(1000, 48, stage_bits=(3,)).to_dict()
+    del fields["whitening_rank"]
+    assert CodingPlan.from_dict(fields) == CodingPlan(1000, 48, stage_bits=(3,))
