@@ -141,8 +141,8 @@ def plan_tiers(request: TierRequest, weights: Tensor) -> TierPlan:
     """
     template, dim = request.template, request.template.embedding_dim
     equal = plan_full_tiers(request)
-    order = torch.argsort(_without(weights, request.exact), descending=True, stable=True)
-    ordered = _without(weights, request.exact)[order].numpy()[: template.num_coded]
+    order = _falling(weights, request.exact)
+    ordered = weights[order[: template.num_coded]].numpy()
     cumulative = np.concatenate([[0.0], np.cumsum(ordered)])
     patterns = request.patterns()
     largest = plan_equal(replace(template, whitening_rank=0), request.ratio).code_bits
@@ -179,11 +179,11 @@ def plan_full_tiers(request: TierRequest) -> TierPlan:
         BudgetError: if no plan fits.
     """
     template, dim = request.template, request.template.embedding_dim
-    ids = torch.arange(template.num_embeddings)
+    order = _falling(torch.ones(template.num_embeddings), request.exact)
     found: list[tuple[float, CodingPlan]] = []
     for widths in _FULL_PATTERNS if request.nested_in is None else [()]:
         tiers = tuple(_tier(template.num_coded, dim, width) for width in widths)
-        index_bytes = _index_bytes(_depths(template, tiers, ids, request.exact))
+        index_bytes = _index_bytes(_depths(template, tiers, order, request.exact))
         rank = template.whitening_rank if tiers else 0
         try:
             plan = replace(template, tiers=tiers, index_bytes=index_bytes, whitening_rank=rank)
@@ -195,18 +195,18 @@ def plan_full_tiers(request: TierRequest) -> TierPlan:
         error = predicted_error(request.eigenvalues, plan.code_bits)
         found.append((error * prod(request.errors(widths)), plan))
     loss, best = _easiest_to_cut(found, _LOSS_FOR_CUTS_OF_EQUAL_COVERAGE)
-    return TierPlan(best, _depths(template, best.tiers, ids, request.exact), loss)
+    return TierPlan(best, _depths(template, best.tiers, order, request.exact), loss)
 
 
 def _tier(coverage: int, embedding_dim: int, width: int) -> Tier:
     return Tier(coverage, "trellis", trellis_bits(embedding_dim, width), _TIER_SCALE_BITS)
 
 
-def _without(weights: Tensor, exact: Tensor) -> Tensor:
-    """Weights with the exact rows last."""
+def _falling(weights: Tensor, exact: Tensor) -> Tensor:
+    """Row ids by falling weight, (V,) int64, the exact rows last."""
     weights = weights.clone()
     weights[exact] = -1.0
-    return weights
+    return torch.argsort(weights, descending=True, stable=True)
 
 
 def _cover(

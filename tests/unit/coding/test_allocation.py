@@ -117,6 +117,9 @@ def test_equal_coverage_takes_tiers_of_all_rows_where_they_pay(ratio, bits_of_ti
     planned = plan_full_tiers(TierRequest(template, ratio, EXACT, spectrum))
     assert ratio <= planned.plan.ratio < 1.02 * ratio
     assert all(tier.coverage == ROWS - 2 for tier in planned.plan.tiers)
+    assert planned.plan.index_bytes == encode_depths(planned.depths, planned.plan.max_depth).numel()
+    assert planned.depths.bincount().tolist()[len(planned.plan.tiers) :] == [ROWS - 2, 2]
+    assert planned.depths[EXACT].tolist() == [planned.plan.max_depth] * 2
     assert sum(tier.code_bits for tier in planned.plan.tiers) == bits_of_tiers
     base_alone = gaussian_distortion(spectrum, 0.78 * plan_equal(template, ratio).code_bits)
     assert planned.loss <= base_alone * (0.95 if bits_of_tiers else 1.0)
