@@ -52,20 +52,21 @@ def token_frequencies(tokenizer: Any, vocab_size: int) -> Tensor:
     return probabilities / probabilities.sum()
 
 
-def text_frequencies(counts: Tensor, prior: Tensor) -> Tensor:
-    """Token probabilities from a text and from what is known without it, in equal shares.
+def text_frequencies(counts: Tensor, prior: Tensor, share: float = 0.5) -> Tensor:
+    """Token probabilities from a text and from what is known without it.
 
-    Where the compressed model meets just such text this costs at most log 2 nats a token of cross-entropy; where it
-    meets other text, whose frequent tokens may be rare in this one, the prior knows of them.
+    Where the compressed model meets just such text this costs at most -log(share) nats a token of cross-entropy; where
+    it meets other text, whose frequent tokens may be rare in this one, the prior knows of them.
 
     Args:
         counts: (V,) of the tokens in the text, not all 0.
         prior: (V,) probabilities: the model's own unigram, or those of `token_frequencies`.
+        share: of the text.
 
     Returns:
         (V,) float64 with sum 1.
     """
-    return (counts.double() / counts.sum() + prior) / 2
+    return share * counts.double() / counts.sum() + (1 - share) * prior
 
 
 def _unigram_scores(tokenizer: Any) -> dict[str, float] | None:

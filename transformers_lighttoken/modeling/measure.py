@@ -93,7 +93,7 @@ def estimated_frequencies(
 
     Args:
         prior: (V,) probabilities from the tokenizer alone.
-        unigram: the model's own, which replaces them; None where it has none.
+        unigram: the model's own over what it was measured on, which replaces them; None where it has none.
         calibration: text whose counts are joined to these, or None.
         tokenizer: of the model.
 
@@ -103,7 +103,8 @@ def estimated_frequencies(
     prior = prior if unigram is None else _fitted(unigram, prior.numel())
     if calibration is None:
         return prior
-    return text_frequencies(token_counts(calibration, tokenizer, prior.numel()), prior)
+    share = 1 / 2 if unigram is None else 1 / 3  # text, the model's predictions on it, and on its own samples
+    return text_frequencies(token_counts(calibration, tokenizer, prior.numel()), prior, share)
 
 
 def _given_text(calibration: str | Sequence[str], tokenizer: Any) -> Calibration:
@@ -134,8 +135,8 @@ def _try_metric(
         sequences, unigram = None if given is None else given.within(length), None
         if _writes_text(model):
             samples = from_samples(model, _MEASURED_TOKENS, config.seed, length)
-            unigram = mean_prediction(model, samples.batches(device))
             sequences = samples if sequences is None else sequences.joined(samples)
+            unigram = mean_prediction(model, sequences.batches(device))
         elif sequences is None:
             sequences = _drawn(tokenizer, prior, config.seed, length)
         return _metric(model, site, sequences, config.seed), unigram, sequences
