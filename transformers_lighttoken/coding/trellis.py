@@ -21,7 +21,7 @@ MEMORY_BITS = 8
 LEVEL_UNIT = 1 / 32
 _MEMORIES = 1 << MEMORY_BITS
 _NUM_LEVELS = 2 * _MEMORIES
-_CPU_ROWS_AT_ONCE = 128
+_CPU_ROWS_AT_ONCE = 64
 _CUDA_ROWS_AT_ONCE = 2048
 # Error in long rows, and the further error of the first values, by the values that share a bit.
 _ERRORS = {1: (0.2785, 1.5), 2: (0.5315, 2.2)}
