@@ -131,7 +131,9 @@ def plan_table(
         template = replace(template, rank=choose_rank(template, config.compression_ratio, eigenvalues))
     left = spectrum_left(eigenvalues, template.rank)
     whitening_rank, lost_bits = (0, 0.0) if metric is None else choose_whitening(metric, template.num_embeddings)
-    template = replace(template, whitening_rank=whitening_rank if nested_in is None else nested_in.whitening_rank)
+    if nested_in is not None:  # whose tiers are to be found again, after its own map
+        whitening_rank, lost_bits = nested_in.whitening_rank, 0.0
+    template = replace(template, whitening_rank=whitening_rank)
     kept = float(left.sum() / eigenvalues.sum().clamp(min=1e-30))
     candidates: list[TierPlan] = []
     problem: BudgetError | None = None

@@ -116,12 +116,16 @@ class TierRequest:
 
         A tier that a larger code does not have could code no more than that code's error.
         """
+        rows = self.template.num_coded
         if self.nested_in is None:
-            return [(widths, self.errors(widths), [self.template.num_coded] * len(widths)) for widths in _PATTERNS]
-        tiers = list(takewhile(lambda tier: tier.kind == "trellis", self.nested_in.tiers))
-        widths = tuple(tier.trellis_width(self.template.embedding_dim) for tier in tiers)
-        most = [min(tier.coverage, self.template.num_coded) for tier in tiers]
-        return [(widths[:count], self.errors(widths[:count]), most[:count]) for count in range(1, len(tiers) + 1)]
+            tried = [(widths, [rows] * len(widths)) for widths in _PATTERNS]
+        else:
+            tiers = list(takewhile(lambda tier: tier.kind == "trellis", self.nested_in.tiers))
+            widths = tuple(tier.trellis_width(self.template.embedding_dim) for tier in tiers)
+            most = [min(tier.coverage, rows) for tier in tiers]
+            tried = [(widths[:count], most[:count]) for count in range(1, len(tiers) + 1)]
+        patterns = [(widths, self.errors(widths), most) for widths, most in tried]
+        return [pattern for pattern in patterns if max(pattern[1]) < 1]
 
     def base_bits(self, most: int) -> list[int]:
         """Numbers of base bits to try, rising."""
@@ -159,7 +163,10 @@ def plan_tiers(request: TierRequest, weights: Tensor) -> TierPlan:
         return equal
     loss, best = _easiest_to_cut(found)
     depths = _depths(template, best.tiers, order, request.exact)
-    return TierPlan(_fill(best, depths, request), depths, loss)
+    try:
+        return TierPlan(_fill(best, depths, request), depths, loss)
+    except BudgetError:  # the index of a small table takes more than was set aside for it
+        return equal
 
 
 def _easiest_to_cut(
@@ -173,7 +180,8 @@ def _easiest_to_cut(
 def plan_full_tiers(request: TierRequest) -> TierPlan:
     """Equal coverage: chooses base bits, and trellis tiers that cover all rows.
 
-    A code that is cut from a larger one has no tiers: they would have to be coded anew from rows with errors.
+    A code that is cut from a larger one keeps tiers only where it keeps all base bits too: others would have to be
+    coded anew from rows with errors.
 
     Raises:
         BudgetError: if no plan fits.
@@ -181,7 +189,10 @@ def plan_full_tiers(request: TierRequest) -> TierPlan:
     template, dim = request.template, request.template.embedding_dim
     order = _falling(torch.ones(template.num_embeddings), request.exact)
     found: list[tuple[float, CodingPlan]] = []
-    for widths in _FULL_PATTERNS if request.nested_in is None else [()]:
+    nested_in = request.nested_in
+    stored = [] if nested_in is None else [t for t in nested_in.tiers if t.coverage == nested_in.num_coded]
+    kept = tuple(tier.trellis_width(dim) for tier in stored if tier.kind == "trellis")
+    for widths in _FULL_PATTERNS if nested_in is None else [kept[:count] for count in range(len(kept) + 1)]:
         tiers = tuple(_tier(template.num_coded, dim, width) for width in widths)
         index_bytes = _index_bytes(_depths(template, tiers, order, request.exact))
         rank = template.whitening_rank if tiers else 0
@@ -192,6 +203,10 @@ def plan_full_tiers(request: TierRequest) -> TierPlan:
             if not tiers:
                 raise
             continue
+        if nested_in is not None and tiers:
+            if plan.code_bits < nested_in.code_bits:
+                continue
+            plan = replace(plan, stage_bits=request.split(nested_in.code_bits))
         error = predicted_error(request.eigenvalues, plan.code_bits)
         found.append((error * prod(request.errors(widths)), plan))
     loss, best = _easiest_to_cut(found, _LOSS_FOR_CUTS_OF_EQUAL_COVERAGE)
@@ -257,7 +272,7 @@ def _fill(plan: CodingPlan, depths: Tensor, request: TierRequest) -> CodingPlan:
     most = 32 * plan.embedding_dim if request.nested_in is None else request.nested_in.code_bits
     code_bits = largest_fitting(1, most, lambda bits: replace(plan, stage_bits=(bits,)).stored_bytes <= request.budget)
     if code_bits is None:
-        raise BudgetError(f"no tiers fit {request.budget} bytes for {plan.num_embeddings} rows: use tiers='equal'.")
+        raise BudgetError(f"no tiers fit {request.budget} bytes for {plan.num_embeddings} rows.")
     plan = replace(plan, stage_bits=request.split(code_bits))
     plan.validate()
     return plan

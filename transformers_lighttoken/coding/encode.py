@@ -104,7 +104,7 @@ def encode(
     _encode_base(residual, plan, metric, stored, options, progress, kept)
     residual = _left_over(targets, local, stored)
     if plan.whitening_rank:
-        stored |= _whitening(plan, metric, options.nested_in)
+        stored |= _whitening(plan, metric, options.nested_in, table.device)
     for number, tier in enumerate(local.tiers, start=1):
         residual = residual[: tier.coverage]
         encode_tier(residual, local, number, metric, stored, options.schedule, options.seed, share)
@@ -181,7 +181,9 @@ def _encode_base(
     if not plan.code_bits:
         return
     report = progress or (lambda *_: None)
-    start, schedule = kept, options.schedule if kept is None else replace(options.schedule, rounds=0)
+    start, schedule = kept, options.schedule
+    if kept is not None and kept.shape[1] >= plan.code_bits:  # nothing new to refine
+        schedule = replace(schedule, rounds=0)
     if start is None and (options.solver == "paper" or options.warm_start == "autoencoder"):
         start, decoder, scale = train_chain(
             residual, plan.stage_bits, options.alpha, options.seed, plan.decoder_dtype,
@@ -204,12 +206,14 @@ def _encode_base(
     stored["codes"], stored["decoder"], stored["decoder_scale"] = pack_bits(start), decoder, scale
 
 
-def _whitening(plan: CodingPlan, metric: Tensor | None, nested_in: CompressedTable | None) -> dict[str, Tensor]:
+def _whitening(
+    plan: CodingPlan, metric: Tensor | None, nested_in: CompressedTable | None, device: torch.device
+) -> dict[str, Tensor]:
     """The map of trellis tiers: that of the larger code, whose tiers are to be found again, or one for the metric."""
     names = ("whitening", "whitening_scale")
     if nested_in is not None and nested_in.plan.whitening_rank == plan.whitening_rank:
         return {name: nested_in.tensors[name] for name in names}
-    metric = torch.eye(plan.embedding_dim) if metric is None else metric
+    metric = torch.eye(plan.embedding_dim, device=device) if metric is None else metric
     return dict(zip(names, fit_whitening(metric, plan.whitening_rank), strict=True))
 
 

@@ -201,8 +201,10 @@ class CodingPlan:
             raise ValueError(f"num_exact must be in [0, {self.num_embeddings}], got {self.num_exact}.")
         if self.row_scale_bits not in (0, 4, 8):
             raise ValueError(f"row_scale_bits must be 0, 4 or 8, got {self.row_scale_bits}.")
-        if not 0 <= self.whitening_rank <= d:
-            raise ValueError(f"whitening_rank must be in [0, {d}] for embedding_dim {d}, got {self.whitening_rank}.")
+        if not 0 <= self.whitening_rank < d:
+            raise ValueError(
+                f"whitening_rank must be in [0, {d - 1}] for embedding_dim {d}, got {self.whitening_rank}."
+            )
         previous = self.num_coded
         for number, tier in enumerate(self.tiers):
             _check_tier(f"tiers[{number}]", tier, previous, d)

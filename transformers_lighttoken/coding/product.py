@@ -134,10 +134,13 @@ class _LevelProducts(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        blocks = list(zip(ctx.slots.split(_UNPACKED_ROWS), gradient.split(_UNPACKED_ROWS), strict=True))
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None]:
+        total: Tensor | None = None
         with torch.autocast(gradient.device.type, enabled=False):
-            return torch.stack([part.t() @ ctx.levels(block) for block, part in blocks]).sum(dim=0), None, None
+            for block, part in zip(ctx.slots.split(_UNPACKED_ROWS), gradient.split(_UNPACKED_ROWS), strict=True):
+                levels = ctx.levels(block)
+                total = part.t() @ levels if total is None else total.addmm_(part.t(), levels)
+        return total, None, None
 
 
 def sum_bytes(states: Tensor, row_bytes: Tensor, values: Tensor) -> Tensor:

@@ -1,10 +1,12 @@
 """Rows coded relative to their norm, and the row scales that undo it. Beyond the paper."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from .decode import StoredTensors, decode_unscaled
-from .packing import bfloat16_of_bits, bits_of_bfloat16
+from .packing import bfloat16_of_bits, bits_of_bfloat16, bits_of_float32, float32_of_bits
 from .plan import CodingPlan
 from .share import ALL_ROWS, RowShare
 from .table_rows import TableRows, read_blocks
@@ -38,9 +40,12 @@ def normalized_rows(table: TableRows, ids: Tensor, per_row: bool, share: RowShar
 
 
 def restore_scales(stored: dict[str, Tensor], common: float) -> None:
-    """Multiplies the stored decoders by the common divisor of all rows, a power of two, exactly."""
+    """Multiplies the stored decoders and tiers by the common divisor of all rows, a power of two, exactly."""
     if common == 1.0:
         return
+    for name in [name for name in stored if name.endswith("row_scale_range")]:
+        limits = float32_of_bits(stored[name])  # log2 of the lowest scale, and of the step
+        stored[name] = bits_of_float32(limits + torch.tensor([math.log2(common), 0.0], device=limits.device))
     for name in [name for name in stored if name.endswith("_scale") and stored[name].dtype == torch.int16]:
         if name not in ("low_rank_left_scale", "whitening_scale"):  # the right factor carries the factor of the product
             stored[name] = bits_of_bfloat16(bfloat16_of_bits(stored[name]) * common)

@@ -110,7 +110,7 @@ def decode_trellis(codes: Tensor, slots: Tensor, dim: int, width: int) -> Tensor
     return functional.embedding(windows, _levels_of_windows(width, codes.device)).flatten(1)[:, :dim]
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def trellis_levels(width: int, device: torch.device) -> Tensor:
     """The levels of each memory followed by a bit, (512, width) float32; those of the inverted bits are opposite."""
     with torch.inference_mode(False):  # so that training can use it too
@@ -122,7 +122,7 @@ def _all_levels(width: int, device: torch.device) -> Tensor:
     return torch.cat([half, -half.flip(0)])
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def _levels_of_windows(width: int, device: torch.device) -> Tensor:
     """The levels of the bits in the second of every two bytes, (65536, 8 width) float32."""
     with torch.inference_mode(False):

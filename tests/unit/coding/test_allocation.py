@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 import torch
 
+from transformers_lighttoken import LightTokenConfig
 from transformers_lighttoken.coding.allocation import TierRequest, frequency_weights, plan_full_tiers, plan_tiers
 from transformers_lighttoken.coding.budget import BudgetError, gaussian_distortion, plan_equal
 from transformers_lighttoken.coding.plan import CodingPlan, Tier
 from transformers_lighttoken.coding.prediction import choose_rank, choose_whitening, spectrum_left
 from transformers_lighttoken.coding.tier_index import encode_depths
 from transformers_lighttoken.coding.trellis import trellis_error
+from transformers_lighttoken.compression import plan_table
 
 DIM, ROWS = 64, 20000
 SPECTRUM = torch.linspace(1, 0.05, DIM) ** 2
@@ -137,6 +139,19 @@ def test_a_cut_keeps_to_what_the_larger_code_has():
         assert kept.coverage <= stored.coverage
     equal = plan_full_tiers(TierRequest(TEMPLATE, 40.0, EXACT, SPECTRUM, nested_in=larger))
     assert equal.plan.tiers == ()
+
+
+def test_tiny_tables_whose_index_takes_too_much_fall_back_to_equal_coverage():
+    frequencies = 1 / (torch.arange(16) + 1.0)
+    weight = torch.randn(16, 24, generator=torch.Generator().manual_seed(6))
+    planned, _ = plan_table(weight, LightTokenConfig(compression_ratio=1.5), [], frequencies)
+    assert planned.ratio >= 1.5
+
+
+def test_rows_of_few_values_get_no_tiers_that_code_nothing(recwarn):
+    weight = torch.randn(4000, 4, generator=torch.Generator().manual_seed(0))
+    plan_table(weight, LightTokenConfig(compression_ratio=1.1), [], torch.ones(4000) + torch.arange(4000) / 1e5)
+    assert not [warning for warning in recwarn if issubclass(warning.category, RuntimeWarning)]
 
 
 def test_the_map_pays_for_its_bytes():

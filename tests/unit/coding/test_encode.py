@@ -281,3 +281,12 @@ def test_rows_of_zeros_stay_zeros_in_trellis_tiers():
     plan = CodingPlan(40, 32, stage_bits=(4,), tiers=(Tier(40, "trellis", 32, 8),))
     plan = replace(plan, index_bytes=encode_depths(depths, 1).numel())
     assert encode(dense, plan, depths, options=QUICK).decode(torch.tensor([7])).abs().max() == 0
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_tiers_without_row_scales_have_the_rows_scale(scale):
+    dense, depths = scale * weight(50, 32), torch.ones(50, dtype=torch.long)
+    for kind in ("rotated", "trellis"):
+        plan = CodingPlan(50, 32, stage_bits=(4,), row_scale_bits=0, tiers=(Tier(50, kind, 32, 8),))
+        plan = replace(plan, index_bytes=encode_depths(depths, 1).numel())
+        assert relative_error(encode(dense, plan, depths, options=QUICK), dense) < 0.5

@@ -206,7 +206,7 @@ def test_trellis_tiers_cost_a_bit_a_value_or_a_pair_and_their_map_its_rows():
             replace(plan, tiers=(Tier(9, "trellis", 49, 0),)),
             r"row_scale_bits must be in \(4, 8\) where",
         ),
-        (replace(plan, whitening_rank=50), r"whitening_rank must be in \[0, 49\] for embedding_dim 49, got 50"),
+        (replace(plan, whitening_rank=49), r"whitening_rank must be in \[0, 48\] for embedding_dim 49, got 49"),
     ):
         with pytest.raises(ValueError, match=message):
             wrong.validate()
