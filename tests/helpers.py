@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from transformers_lighttoken.coding.packing import pack_bits, pack_values
+from transformers_lighttoken.coding.packing import bits_of_bfloat16, pack_bits, pack_values
 from transformers_lighttoken.coding.plan import EXACT_DTYPES, CodingPlan, Tier
 from transformers_lighttoken.coding.quantize import quantize_rows, quantize_scales
 from transformers_lighttoken.coding.table import CompressedTable
@@ -21,10 +21,12 @@ TIERS = (Tier(40, "learnt", 5, 0), Tier(20, "trellis", 32, 4), Tier(7, "learnt",
 
 
 def plan_of(rows: int, dim: int, *, rank: int = 2, exact: int = 5, tiers: int = 0, **fields: object) -> CodingPlan:
-    """A small plan; `tiers` of three kinds, the second of which codes after a map of rank 3."""
+    """A small plan; `tiers` of three kinds, the second of which codes after a map of rank 3, relative to a center."""
     chosen = tuple(replace(tier, code_bits=dim if tier.kind == "trellis" else tier.code_bits) for tier in TIERS[:tiers])
     plan = CodingPlan(rows, dim, rank=rank, stage_bits=(6, 5), tiers=chosen, num_exact=exact, **fields)  # pyright: ignore[reportArgumentType]
-    return with_index(replace(plan, whitening_rank=3 if tiers > 1 else 0))
+    return with_index(
+        replace(plan, whitening_rank=3 if tiers > 1 else 0, centered=tiers > 1 and plan.row_scale_bits > 0)
+    )
 
 
 def with_index(plan: CodingPlan) -> CodingPlan:
@@ -72,6 +74,8 @@ def random_table(plan: CodingPlan, seed: int = 0) -> CompressedTable:
     if plan.code_bits:
         tensors["codes"] = codes(coded, plan.code_bits)
         tensors["decoder"], tensors["decoder_scale"] = decoder(plan.code_bits, dim)
+    if plan.centered:
+        tensors["center"] = bits_of_bfloat16(torch.randn(dim, generator=noise))
     if plan.whitening_rank:
         tensors["whitening"], tensors["whitening_scale"] = quantize_rows(
             torch.randn(plan.whitening_rank, dim, generator=noise) * 0.1, "int8"

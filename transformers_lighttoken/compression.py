@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .coding.allocation import TierPlan, TierRequest, frequency_weights, plan_full_tiers, plan_tiers
 from .coding.budget import BudgetError, StageSplit, even_stages, plan_equal
+from .coding.centering import CenteredRows, mean_row
 from .coding.encode import EncodeOptions, Progress, encode
 from .coding.journal import NO_JOURNAL, Journal
 from .coding.low_rank import metric_root
@@ -42,7 +43,7 @@ def compress_table(
     exact_ids: Sequence[int] = (),
     frequencies: Tensor | Sequence[float] | None = None,
     metric: Tensor | None = None,
-    shrinkage_penalty: float = 0.0,
+    head_covariance: Tensor | None = None,
     progress: Progress | None = None,
     share: RowShare = ALL_ROWS,
     journal: Journal = NO_JOURNAL,
@@ -59,8 +60,9 @@ def compress_table(
         frequencies: (V,) counts or probabilities of the rows, for tiers; None for equal coverage. Explicit `code_bits`
             mean equal coverage too.
         metric: (d, d) positive semi-definite matrix M of the error (e - e')^T M (e - e'); None for the plain one.
-        shrinkage_penalty: how much it weighs, beside a row's squared error, that its product with itself is wrong; 1
-            suits output heads, whose logits are such products (see `coding.rows.fit_row_scales`).
+        head_covariance: (d, d) covariance of the hidden states that meet the rows of an output head, up to a factor.
+            Rows are coded relative to their mean then, and their scales keep each token's own logit (see
+            `coding.rows.fit_row_scales`).
         progress: told of each step: what, how many done, how many in all.
         share: which rows this process codes where several work together (see `distributed`); each gets the whole
             result.
@@ -83,11 +85,13 @@ def compress_table(
     check_finite(table, share)
     frequencies = checked_frequencies(frequencies, table.shape[0])
     metric = None if metric is None else _checked_metric(metric, table.shape[1])
+    head_covariance = None if head_covariance is None else _checked_metric(head_covariance, table.shape[1])
+    center = None if head_covariance is None else _center(table, config, frequencies, share, nested_in)
     if nested_in is not None:
         config = copy.copy(config)
         config.rank = nested_in.plan.rank
     larger = None if nested_in is None else nested_in.plan
-    plan, depths = plan_table(table, config, exact_ids, frequencies, metric, share, larger)
+    plan, depths = plan_table(table, config, exact_ids, frequencies, metric, share, larger, center)
     options = EncodeOptions(
         solver=config.solver,
         warm_start=config.warm_start,
@@ -97,7 +101,8 @@ def compress_table(
         journal=journal,
         nested_in=nested_in,
         on_error=on_error,
-        shrinkage_penalty=shrinkage_penalty,
+        head_covariance=None if head_covariance is None else head_covariance.to(table.device),
+        center=center,
     )
     metric = None if metric is None else metric.to(table.device)
     return encode(table, plan, depths, metric, options, progress)
@@ -112,8 +117,19 @@ def plan_table(
     metric: Tensor | None = None,
     share: RowShare = ALL_ROWS,
     nested_in: CodingPlan | None = None,
+    center: Tensor | None = None,
 ) -> tuple[CodingPlan, Tensor]:
     """What `compress_table` would store, its bytes exact before anything is trained.
+
+    Args:
+        weight: (V, d) table.
+        config: what to aim for.
+        exact_ids: rows to store as they are, most important first.
+        frequencies: (V,) of the rows; None for equal coverage.
+        metric: (d, d) of the error; None for the plain one.
+        share: which rows this process measures.
+        nested_in: plan of a larger code of the same table.
+        center: (d,) int16, bits of the bfloat16 row relative to which rows are coded; None for zero.
 
     Returns:
         The plan and the depth of each row, (V,) int64 (see `coding.tier_index`).
@@ -124,6 +140,8 @@ def plan_table(
     table = as_rows(weight)
     exact = _affordable_exact_ids(exact_ids, table, config)
     template, depths = _template(table, config, exact)
+    if center is not None:
+        template, table = replace(template, centered=True), CenteredRows(table, center.to(table.device))
     if template.row_scale_bits == 0 or config.code_bits is not None:
         return plan_equal(template, config.compression_ratio, config.code_bits, _split(config)), depths
     eigenvalues, norms = _eigenvalues_and_norms(table, metric, share)
@@ -149,6 +167,21 @@ def plan_table(
         raise problem
     chosen = min(candidates, key=lambda candidate: candidate.loss)
     return chosen.plan, chosen.depths
+
+
+def _center(
+    table: TableRows,
+    config: LightTokenConfig,
+    frequencies: Tensor | None,
+    share: RowShare,
+    nested_in: CompressedTable | None,
+) -> Tensor | None:
+    """What is coded relative to: the mean of the rows that a head predicts, or what the larger code is relative to."""
+    if nested_in is not None:
+        return nested_in.tensors["center"] if nested_in.plan.centered else None
+    if config.solver == "paper":
+        return None
+    return mean_row(table, None if frequencies is None else frequency_weights(frequencies), share)
 
 
 def _plan(

@@ -49,14 +49,14 @@ from transformers_lighttoken.evaluation.zero_shot import perplexity, sts_spearma
 from transformers_lighttoken.modeling import measure
 from transformers_lighttoken.modeling.calibration import Calibration, from_frequencies, from_samples, from_text
 from transformers_lighttoken.modeling.frequency import token_frequencies
-from transformers_lighttoken.modeling.sensitivity import blend, head_metric, input_metric, mean_prediction
+from transformers_lighttoken.modeling.sensitivity import blend, head_moments, input_metric, mean_prediction
 from transformers_lighttoken.modeling.tokens import exact_token_ids
 
 Blend = tuple[float, float, float]
 _TOKENS = measure._MEASURED_TOKENS
 _PLAIN: Blend = (1.0, 0.0, 0.0)
 INPUT_BLENDS: list[Blend] = [_PLAIN, (0.9, 0.0, 0.1), measure._INPUT_BLEND, (0.5, 0.0, 0.5), (0.2, 0.0, 0.8)]
-TIED_BLENDS: list[Blend] = [_PLAIN, (0.5, 0.5, 0.0), (0.2, 0.4, 0.4), measure._TIED_BLEND, (0.1, 0.7, 0.2)]
+TIED_BLENDS: list[Blend] = [_PLAIN, (0.5, 0.5, 0.0), (0.1, 0.5, 0.4), measure._TIED_BLEND, (0.1, 0.9, 0.0)]
 
 
 def sequences_of(table: RealTable, source: str, contexts: list[str]) -> Calibration:
@@ -69,13 +69,14 @@ def sequences_of(table: RealTable, source: str, contexts: list[str]) -> Calibrat
     return from_frequencies(token_frequencies(table.tokenizer, len(table.weight)), table.tokenizer, _TOKENS, seed=0)
 
 
-def metrics_of(table: RealTable, sequences: Calibration) -> tuple[Tensor | None, Tensor]:
-    """The head's metric, where there is a tied head, and the input metric."""
+def metrics_of(table: RealTable, sequences: Calibration) -> tuple[Tensor | None, Tensor, Tensor | None]:
+    """The head's metric, where there is a tied head, the input metric, and the head's covariance."""
     model = copy.deepcopy(table.model)
     device = table.weight.device
     inputs = input_metric(model, [model.get_input_embeddings()], sequences.batches(device), measure._PROJECTIONS)
     head = model.get_output_embeddings()
-    return (None if head is None else head_metric(model, head, sequences.batches(device))), inputs
+    metric, covariance = (None, None) if head is None else head_moments(model, head, sequences.batches(device))
+    return metric, inputs, covariance
 
 
 def frequencies_of(table: RealTable, sequences: Calibration, contexts: list[str]) -> Tensor:
@@ -101,10 +102,14 @@ def task_of(table: RealTable, data: Path, rows: int) -> tuple[str, Callable[[], 
 def compressed(table: RealTable, ratio: float, shares: Blend, parts: tuple[Any, ...], frequencies: Tensor) -> Tensor:
     """The decoded table under a blend."""
     power = measure._TIED_POWER if shares[1] else measure._INPUT_POWER
-    metric = None if shares == _PLAIN else blend(zip(shares, parts, strict=True), table.weight.shape[1], power)
+    *metrics, covariance = parts
+    metric = None if shares == _PLAIN else blend(zip(shares, metrics, strict=True), table.weight.shape[1], power)
     exact = exact_token_ids(table.tokenizer, len(table.weight))
     config = LightTokenConfig(compression_ratio=ratio)
-    return compress_table(table.weight, config, exact_ids=exact, frequencies=frequencies, metric=metric).decode_all()
+    coded = compress_table(
+        table.weight, config, exact_ids=exact, frequencies=frequencies, metric=metric, head_covariance=covariance
+    )
+    return coded.decode_all()
 
 
 def main() -> None:

@@ -26,6 +26,8 @@ from .stored_rows import StoredRows
 from .tables import TableSource
 from .tensor_file import DTYPES
 
+_MEASURED = ("frequencies", "metric", "head_covariance")
+
 
 @dataclass(frozen=True)
 class TableCoder:
@@ -91,11 +93,11 @@ def _measured_once(path: Path, work: Callable[[], Measurements]) -> Measurements
     found = read_state(path)
     if found is None:
         measured = work()
-        tensors = {"frequencies": measured.frequencies, "metric": measured.metric}
+        tensors = {name: getattr(measured, name) for name in _MEASURED}
         write_state(path, {name: it for name, it in tensors.items() if it is not None}, {"source": measured.source})
         return measured
     tensors, facts = found
-    return Measurements(tensors.get("frequencies"), tensors.get("metric"), facts["source"])
+    return Measurements(*map(tensors.get, _MEASURED), source=facts["source"])
 
 
 @one_thread_each

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .constants import constant, values_of_bytes
-from .packing import unpack_row_bytes, unpack_values
+from .packing import bfloat16_of_bits, unpack_row_bytes, unpack_values
 from .plan import CodingPlan, TierKind
 from .quantize import dequantize_rows, dequantize_scales
 from .rotation import gaussian_levels, levels_of_bytes, rotate, unrotate
@@ -65,7 +65,8 @@ def decode_coded(plan: CodingPlan, stored: StoredTensors, slots: Tensor) -> Tens
     if not plan.row_scale_bits:
         return rows
     scales = row_scales(stored, "", slots, plan.row_scale_bits)
-    return rows * scales if torch.is_grad_enabled() or torch.compiler.is_compiling() else rows.mul_(scales)
+    rows = rows * scales if torch.is_grad_enabled() or torch.compiler.is_compiling() else rows.mul_(scales)
+    return rows + (scales > 0) * stored_center(stored) if plan.centered else rows
 
 
 def decode_unscaled(plan: CodingPlan, stored: StoredTensors, slots: Tensor) -> Tensor:
@@ -95,6 +96,11 @@ def decode_base(plan: CodingPlan, stored: StoredTensors, slots: Tensor) -> Tenso
         return coded
     rows = low_rank_left(stored, slots) @ stored_matrix(stored, "low_rank_right")
     return rows if coded is None else rows + coded
+
+
+def stored_center(stored: StoredTensors) -> Tensor:
+    """The row relative to which rows are coded (see `centering`). (d,) float32."""
+    return bfloat16_of_bits(stored["center"])
 
 
 def low_rank_left(stored: StoredTensors, slots: Tensor) -> Tensor:

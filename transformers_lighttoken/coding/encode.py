@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .autoencoder import train_chain
+from .centering import CenteredRows, mean_row
 from .decode import decode_base
 from .journal import NO_JOURNAL, Journal
 from .low_rank import low_rank
@@ -45,7 +46,8 @@ class EncodeOptions:
         journal: remembers what is finished, so that a stopped run goes on from there.
         nested_in: a larger code of the same table; the first bits of its base code are kept, and only refitted.
         on_error: told the relative error of the base code after each round of refinement, before `progress` is.
-        shrinkage_penalty: of the row scales (see `rows.fit_row_scales`).
+        head_covariance: (d, d) of the hidden states that meet the rows of a head (see `rows.fit_row_scales`).
+        center: (d,) int16, bits of bfloat16 values, of centered plans; the mean of all rows when None.
     """
 
     solver: str = "refined"
@@ -57,7 +59,8 @@ class EncodeOptions:
     journal: Journal = NO_JOURNAL
     nested_in: CompressedTable | None = None
     on_error: Callable[[float], None] | None = None
-    shrinkage_penalty: float = 0.0
+    head_covariance: Tensor | None = None
+    center: Tensor | None = None
 
 
 @one_thread_each
@@ -97,8 +100,12 @@ def encode(
     exact, coded = order[: plan.num_exact], order[plan.num_exact :]
     ids = coded[share.places(plan.num_coded, table.device)]
     local = share.local_plan(plan, table.device)
-    targets, common = normalized_rows(table, ids, plan.row_scale_bits > 0, share)
     stored: dict[str, Tensor] = {}
+    rows: TableRows = table
+    if plan.centered:
+        stored["center"] = (mean_row(table, share=share) if options.center is None else options.center).to(table.device)
+        rows = CenteredRows(table, stored["center"])
+    targets, common = normalized_rows(rows, ids, plan.row_scale_bits > 0, share)
     residual = _encode_low_rank(targets, plan, metric, stored, options)
     kept = None if options.nested_in is None else share.take(first_bits(options.nested_in, plan, depths))
     _encode_base(residual, plan, metric, stored, options, progress, kept)
@@ -113,7 +120,7 @@ def encode(
     restore_scales(stored, common)
     scales = None
     if plan.row_scale_bits:
-        scales = fit_row_scales(table, ids, local, stored, metric, options.shrinkage_penalty)
+        scales = fit_row_scales(rows, ids, local, stored, metric, options.head_covariance)
     stored = _merged(stored, plan, share)
     stored["exact_rows"] = table.read(exact).to(EXACT_DTYPES[plan.exact_dtype])
     if plan.max_depth:

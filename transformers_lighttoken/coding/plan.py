@@ -72,6 +72,7 @@ class CodingPlan:
         index_bytes: bytes of the stored tier index.
         rotation_seed: seed of the signs of the fixed rotation.
         whitening_rank: rank r of the map (see `whitening`) after which trellis tiers code; 0 for none.
+        centered: whether rows are coded relative to a mean row (see `centering`); only with row scales.
     """
 
     num_embeddings: int
@@ -86,6 +87,7 @@ class CodingPlan:
     index_bytes: int = 0
     rotation_seed: int = 0
     whitening_rank: int = 0
+    centered: bool = False
 
     @property
     def code_bits(self) -> int:
@@ -136,6 +138,8 @@ class CodingPlan:
             specs["tier_index"] = TensorSpec(torch.uint8, (self.index_bytes,))
         if self.row_scale_bits:
             specs |= _scale_specs("", rows, self.row_scale_bits)
+        if self.centered:
+            specs["center"] = TensorSpec(torch.int16, (d,))
         if k:
             specs["low_rank_left"] = TensorSpec(decoder, (k, rows))
             specs["low_rank_left_scale"] = TensorSpec(torch.int16, (k,))
@@ -201,6 +205,8 @@ class CodingPlan:
             raise ValueError(f"num_exact must be in [0, {self.num_embeddings}], got {self.num_exact}.")
         if self.row_scale_bits not in (0, 4, 8):
             raise ValueError(f"row_scale_bits must be 0, 4 or 8, got {self.row_scale_bits}.")
+        if not isinstance(self.centered, bool) or (self.centered and not self.row_scale_bits):
+            raise ValueError(f"centered must be a bool, and False without row scales, got {self.centered!r}.")
         if not 0 <= self.whitening_rank < d:
             raise ValueError(
                 f"whitening_rank must be in [0, {d - 1}] for embedding_dim {d}, got {self.whitening_rank}."
@@ -220,7 +226,7 @@ class CodingPlan:
 
 def _with_later_fields(fields: Any) -> Any:
     """Adds what the plans of early checkpoints lack."""
-    return {"whitening_rank": 0, **fields} if isinstance(fields, Mapping) else fields
+    return {"whitening_rank": 0, "centered": False, **fields} if isinstance(fields, Mapping) else fields
 
 
 def _exact_fields(what: str, fields: Any, cls: Any) -> dict[str, Any]:

@@ -14,7 +14,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from .constants import constant, values_of_bytes
-from .decode import SIGNS, StoredTensors, low_rank_left, map_states, num_below, row_scales, stored_matrix, tier_levels
+from .decode import (
+    SIGNS,
+    StoredTensors,
+    low_rank_left,
+    map_states,
+    num_below,
+    row_scales,
+    stored_center,
+    stored_matrix,
+    tier_levels,
+)  # fmt: skip
 from .packing import align_rows
 from .plan import CodingPlan, TierKind
 from .rotation import levels_of_bytes
@@ -82,7 +92,9 @@ class TableProduct:
                 total[:count] += part.products(slots[:count])
         if not self._plan.row_scale_bits or not slots.numel():
             return total
-        return total * row_scales(self._stored, "", slots, self._plan.row_scale_bits)
+        scales = row_scales(self._stored, "", slots, self._plan.row_scale_bits)  # (r, 1)
+        total = total * scales
+        return total + (scales > 0) * (self._hidden @ stored_center(self._stored)) if self._plan.centered else total
 
     def _coded_parts(self) -> Iterator[_Part]:
         plan, stored, hidden = self._plan, self._stored, self._hidden

@@ -11,6 +11,9 @@ from .plan import CodingPlan
 from .share import ALL_ROWS, RowShare
 from .table_rows import TableRows, read_blocks
 
+# lambda of a head's row scales: large enough to undo most of the shrinkage, too small to blow up rows of few bits.
+_SHRINKAGE_PENALTY = 9.0
+
 
 def normalized_rows(table: TableRows, ids: Tensor, per_row: bool, share: RowShare = ALL_ROWS) -> tuple[Tensor, float]:
     """Rows to code: divided by their own norms, or all by the power of two at or above the largest norm.
@@ -63,13 +66,16 @@ def fit_row_scales(
     plan: CodingPlan,
     stored: StoredTensors,
     metric: Tensor | None,
-    shrinkage_penalty: float = 0.0,
+    head_covariance: Tensor | None = None,
 ) -> Tensor:
-    """Scale s >= 0 of each row for the least |x - s y|^2 + lambda (x^T M (x - s y))^2 / |x|^2, |x|^2 = x^T M x.
+    """Scale s >= 0 of each row, for the least |x - s y|^2 / |x|^2 + lambda (x^T C (x - s y) / x^T C x)^2.
 
-    Without the penalty this is the least-squares scale x^T M y / y^T M y. It shrinks a row's product with itself by its
-    share of error D, and with it the logit that an output head gives to a token where the hidden state calls for it;
-    the penalty weighs that loss. With lambda = 1 the factor on the least-squares scale is 2 / (2 - D).
+    |x|^2 is x^T M x. Without a head this is the least-squares scale x^T M y / y^T M y, which shrinks a row in its own
+    direction by its share of error D. In an output head that costs more than the same error elsewhere: where tokens are
+    predicted with probabilities proportional to exp(h . x), hidden states h of covariance C lie about C x from their
+    mean where the token of x is predicted, so that its logit is wrong by x^T C (x - s y) on the average, several nats
+    for rare tokens. The penalty weighs that; with M = C the factor on the least-squares scale is
+    (1 + lambda) / (1 + lambda (1 - D)).
 
     Args:
         table: holds the rows x.
@@ -77,7 +83,7 @@ def fit_row_scales(
         plan: what is stored of these rows.
         stored: the stored tensors, all but the row scales; they decode to y.
         metric: (d, d) M; None for the plain one.
-        shrinkage_penalty: lambda >= 0.
+        head_covariance: (d, d) C, up to a factor; None for rows that are no head's.
 
     Returns:
         (n,) float32.
@@ -89,9 +95,13 @@ def fit_row_scales(
         weighted = decoded if metric is None else decoded @ metric
         energy = (weighted * decoded).sum(dim=1)
         product = (weighted * rows).sum(dim=1)
-        if shrinkage_penalty:
-            own = ((rows if metric is None else rows @ metric) * rows).sum(dim=1)
-            energy = energy + shrinkage_penalty * product.square() / torch.where(own > 0, own, 1.0)
-        fitted = (1 + shrinkage_penalty) * product / torch.where(energy > 0, energy, 1.0)
+        if head_covariance is not None:
+            length = ((rows if metric is None else rows @ metric) * rows).sum(dim=1)
+            called_for = rows @ head_covariance
+            own = (called_for * rows).sum(dim=1)
+            kept = torch.where(own > 0, (called_for * decoded).sum(dim=1) / own, 0.0)  # of the row in y
+            energy = energy + _SHRINKAGE_PENALTY * length * kept.square()
+            product = product + _SHRINKAGE_PENALTY * length * kept
+        fitted = product / torch.where(energy > 0, energy, 1.0)
         scales[place] = torch.where(energy > 0, fitted, 0.0).clamp(min=0)
     return scales

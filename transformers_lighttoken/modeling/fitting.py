@@ -23,9 +23,6 @@ from .tokens import check_tokenizer, exact_token_ids
 
 logger = logging.getLogger(__name__)
 
-# A logit lost to shrinkage weighs as much as the same squared error elsewhere.
-_HEAD_SHRINKAGE_PENALTY = 1.0
-
 
 def sites_to_compress(model: PreTrainedModel, config: LightTokenConfig) -> list[TableSite]:
     """The tables that a config wants compressed, with the heads that its tie policy lets share them.
@@ -154,7 +151,7 @@ def fit_table(
         exact_ids=exact_ids,
         frequencies=measured.frequencies,
         metric=measured.metric,
-        shrinkage_penalty=_HEAD_SHRINKAGE_PENALTY if site.heads and measured.metric is not None else 0.0,
+        head_covariance=measured.head_covariance,
         progress=context.progress,
         share=context.share,
         journal=context.journal,

@@ -13,7 +13,7 @@ from ..config import LightTokenConfig
 from .calibration import SEQUENCE_TOKENS, Calibration, from_frequencies, from_samples, from_text, token_counts
 from .frequency import text_frequencies, token_frequencies
 from .positions import longest_sequence
-from .sensitivity import blend, head_metric, input_metric, mean_prediction
+from .sensitivity import blend, head_moments, input_metric, mean_prediction
 from .sites import TableSite, embedding_at
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ _WANTING = (
 _OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 DROPPED = "dropped"
 # Shares of (identity, head metric, input metric), and the power that tempers the blend (see `sensitivity.blend`).
-_TIED_BLEND, _TIED_POWER = (0.1, 0.5, 0.4), 0.75
+_TIED_BLEND, _TIED_POWER = (0.1, 0.75, 0.15), 0.75
 _INPUT_BLEND, _INPUT_POWER = (0.8, 0.0, 0.2), 0.5
 
 
@@ -38,12 +38,15 @@ class Measurements:
     Attributes:
         frequencies: (V,) probabilities of the tokens; None if nothing is known of them.
         metric: (d, d) metric of the error; None for the plain one.
+        head_covariance: (d, d) covariance of the hidden states that meet the table as an output head; None for a table
+            that is none.
         source: where the measured sequences came from; "none" if nothing was to be measured, "dropped" if the
             model could not be run for it.
     """
 
     frequencies: Tensor | None = None
     metric: Tensor | None = None
+    head_covariance: Tensor | None = None
     source: str = "none"
 
 
@@ -74,16 +77,16 @@ def measure_table(
     if prior is None and tokenizer is not None:
         prior = token_frequencies(tokenizer, num_embeddings)
     given = None if calibration is None else _given_text(calibration, tokenizer)
-    metric, unigram, sequences = None, None, given
+    metric, covariance, unigram, sequences = None, None, None, given
     wanted = config.metric == "auto" and config.solver == "refined" and (prior is not None or given is not None)
     if wanted:
-        metric, unigram, sequences = _try_metric(load_model, site, config, tokenizer, prior, given)
+        metric, covariance, unigram, sequences = _try_metric(load_model, site, config, tokenizer, prior, given)
     if frequencies is None and prior is not None:
         prior = estimated_frequencies(prior, unigram, calibration, tokenizer)
     source = "none" if sequences is None else sequences.source
     if wanted and metric is None:
         source = DROPPED
-    return Measurements(prior if config.tiers == "auto" else None, metric, source)
+    return Measurements(prior if config.tiers == "auto" else None, metric, covariance, source)
 
 
 def estimated_frequencies(
@@ -123,8 +126,8 @@ def _try_metric(
     tokenizer: Any,
     prior: Tensor | None,
     given: Calibration | None,
-) -> tuple[Tensor | None, Tensor | None, Calibration | None]:
-    """The metric, what it was measured on, and the unigram of a model that writes text; None where they fail.
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Calibration | None]:
+    """Metric, head's covariance, unigram of a model that writes text, and what they were measured on; None if it fails.
 
     Such a model is measured on given text and on its own samples together: text alone, however long, is of one kind.
     """
@@ -139,7 +142,7 @@ def _try_metric(
             unigram = mean_prediction(model, sequences.batches(device))
         elif sequences is None:
             sequences = _drawn(tokenizer, prior, config.seed, length)
-        return _metric(model, site, sequences, config.seed), unigram, sequences
+        return *_metric(model, site, sequences, config.seed), unigram, sequences
     except _OUT_OF_MEMORY:
         raise
     except _WANTING as error:  # models differ in what they need to run; the plain metric always works
@@ -148,7 +151,7 @@ def _try_metric(
             type(model).__name__,
             str(error).splitlines()[0] if str(error) else type(error).__name__,
         )
-        return None, None, given
+        return None, None, None, given
 
 
 def _drawn(tokenizer: Any, prior: Tensor | None, seed: int, length: int) -> Calibration:
@@ -167,15 +170,16 @@ def _fitted(unigram: Tensor, num_embeddings: int) -> Tensor:
     return fitted / fitted.sum()
 
 
-def _metric(model: PreTrainedModel, site: TableSite, sequences: Calibration, seed: int) -> Tensor:
+def _metric(model: PreTrainedModel, site: TableSite, sequences: Calibration, seed: int) -> tuple[Tensor, Tensor | None]:
+    """The metric of a table, and the covariance of the hidden states where it is a head too."""
     embeddings = [model.get_submodule(name) for name in (site.owner, *site.views)]
     device = embedding_at(model, site.owner).weight.device
     runner = _runner(model, embeddings, sequences, device)
     inputs = input_metric(runner, embeddings, sequences.batches(device), _PROJECTIONS, seed)
     if not site.heads:
-        return blend(zip(_INPUT_BLEND, (None, None, inputs), strict=True), inputs.shape[0], _INPUT_POWER)
-    head = head_metric(model, model.get_submodule(site.heads[0]), sequences.batches(device))
-    return blend(zip(_TIED_BLEND, (None, head, inputs), strict=True), inputs.shape[0], _TIED_POWER)
+        return blend(zip(_INPUT_BLEND, (None, None, inputs), strict=True), inputs.shape[0], _INPUT_POWER), None
+    head, covariance = head_moments(model, model.get_submodule(site.heads[0]), sequences.batches(device))
+    return blend(zip(_TIED_BLEND, (None, head, inputs), strict=True), inputs.shape[0], _TIED_POWER), covariance
 
 
 def _runner(

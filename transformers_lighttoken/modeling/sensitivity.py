@@ -60,8 +60,8 @@ def input_metric(
     return _unit_trace(total, "the model's output does not depend on the token embedding")
 
 
-def head_metric(model: nn.Module, head: nn.Module, batches: Iterable[Batch]) -> Tensor:
-    """Second moment of the hidden states that reach an output head.
+def head_moments(model: nn.Module, head: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+    """Second moment and covariance of the hidden states that reach an output head.
 
     Args:
         model: a transformers model with an output head.
@@ -69,12 +69,13 @@ def head_metric(model: nn.Module, head: nn.Module, batches: Iterable[Batch]) -> 
         batches: `input_ids` and `attention_mask`, (b, t) each.
 
     Returns:
-        (d, d) float32, trace d.
+        The head's metric and the covariance, (d, d) float32 each, trace d.
 
     Raises:
         ValueError: if no hidden state reached the head.
     """
     total: Tensor | None = None
+    sums, count = torch.zeros((), dtype=torch.float64), 0
     seen: list[Tensor] = []
     handle = head.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
     try:
@@ -85,10 +86,13 @@ def head_metric(model: nn.Module, head: nn.Module, batches: Iterable[Batch]) -> 
                 for hidden in seen:
                     rows = hidden[mask.bool()] if hidden.shape[:2] == mask.shape else hidden.flatten(0, -2)
                     total = _accumulate(total, rows)
+                    sums, count = sums + rows.double().sum(dim=0).cpu(), count + len(rows)
                 seen.clear()
     finally:
         handle.remove()
-    return _unit_trace(total, "no hidden state reached the output head")
+    problem = "no hidden state reached the output head"
+    metric = _unit_trace(total, problem)
+    return metric, _unit_trace(None if total is None else total - sums.outer(sums) / count, problem)
 
 
 def mean_prediction(model: nn.Module, batches: Iterable[Batch]) -> Tensor | None:

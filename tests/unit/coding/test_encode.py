@@ -172,33 +172,38 @@ def test_zero_rows_decode_to_zero():
 
 
 @pytest.mark.parametrize("measured", [False, True])
-def test_row_scales_that_weigh_shrinkage_are_the_least_of_their_penalty(measured):
+def test_row_scales_of_a_head_are_the_least_of_their_penalty(measured):
     rows, plan = weight(), CodingPlan(ROWS, DIM, stage_bits=(9, 8))
-    root = torch.randn(DIM, DIM, generator=torch.Generator().manual_seed(1))
-    metric = root @ root.t() / DIM if measured else None
-    table, ids = encode(rows, plan, None, metric, QUICK), torch.arange(ROWS)
-    weighing = np.eye(DIM) if metric is None else metric.double().numpy()
-    plain = fit_row_scales(as_rows(rows), ids, plan, table.tensors, metric).double().numpy()
-    scales = fit_row_scales(as_rows(rows), ids, plan, table.tensors, metric, 1.0).double().numpy()
+    roots = torch.randn(2, DIM, DIM, generator=torch.Generator().manual_seed(1))
+    metric, covariance = roots @ roots.transpose(1, 2) / DIM
+    table, ids = encode(rows, plan, None, metric if measured else None, QUICK), torch.arange(ROWS)
+    weighing = metric.double().numpy() if measured else np.eye(DIM)
+    scales = fit_row_scales(as_rows(rows), ids, plan, table.tensors, metric if measured else None, covariance)
+    scales = scales.double().numpy()
     targets = rows.double().numpy()
     codes = decode_unscaled(plan, table.tensors, ids).double().numpy()
 
     def penalised(scale):
         wrong = targets - scale[:, None] * codes
-        shrunk = np.einsum("ni,ij,nj->n", targets, weighing, wrong)
-        own = np.einsum("ni,ij,nj->n", targets, weighing, targets)
-        return np.einsum("ni,ij,nj->n", wrong, weighing, wrong) + shrunk**2 / own
+        error = np.einsum("ni,ij,nj->n", wrong, weighing, wrong)
+        shrunk = np.einsum("ni,ij,nj->n", targets, covariance.double().numpy(), wrong)
+        own = np.einsum("ni,ij,nj->n", targets, covariance.double().numpy(), targets)
+        return error / np.einsum("ni,ij,nj->n", targets, weighing, targets) + 9 * (shrunk / own) ** 2
 
     assert (penalised(scales) <= penalised(scales * 1.001)).all()
     assert (penalised(scales) <= penalised(scales * 0.999)).all()
-    left = targets - plain[:, None] * codes
-    own = np.einsum("ni,ij,nj->n", targets, weighing, targets)
-    share = np.einsum("ni,ij,nj->n", left, weighing, left) / own
-    np.testing.assert_allclose(scales / plain, 2 / (2 - share), rtol=1e-4)
-    options = replace(QUICK, shrinkage_penalty=1.0)
-    assert not torch.equal(
-        encode(rows, plan, None, metric, options).tensors["row_scale_range"], table.tensors["row_scale_range"]
-    )
+
+
+def test_a_head_of_the_same_metric_undoes_the_shrinkage_of_least_squares():
+    rows, plan, ids = weight(), CodingPlan(ROWS, DIM, stage_bits=(9, 8)), torch.arange(ROWS)
+    table = encode(rows, plan, options=QUICK)
+    plain = fit_row_scales(as_rows(rows), ids, plan, table.tensors, None)
+    scales = fit_row_scales(as_rows(rows), ids, plan, table.tensors, None, torch.eye(DIM) * 7)
+    left = rows - plain.unsqueeze(1) * decode_unscaled(plan, table.tensors, ids)
+    share = left.square().sum(1) / rows.square().sum(1)
+    torch.testing.assert_close(scales / plain, 10 / (10 - 9 * share), rtol=1e-4, atol=0)
+    options = replace(QUICK, head_covariance=torch.eye(DIM))
+    assert not torch.equal(encode(rows, plan, options=options).tensors["row_scale"], table.tensors["row_scale"])
 
 
 def test_the_same_seed_gives_the_same_bytes():

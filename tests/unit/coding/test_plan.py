@@ -197,6 +197,7 @@ def test_trellis_tiers_cost_a_bit_a_value_or_a_pair_and_their_map_its_rows():
     assert sizes["tier_2_codes"] == (70 * 25 + 7) // 8
     assert (sizes["tier_1_row_scale"], sizes["tier_2_row_scale"]) == (90, 35)
     assert (plan.bits_of_every_row, plan.frequent_tiers) == (3, tiers)
+    assert replace(plan, centered=True).stored_bytes == plan.stored_bytes + 2 * 49
     everywhere = replace(plan, tiers=(Tier(1000, "trellis", 49, 8), tiers[1]))
     assert (everywhere.bits_of_every_row, everywhere.frequent_tiers) == (52, tiers[1:])
     assert (sizes["whitening"], sizes["whitening_scale"]) == (6 * 49, 12)
@@ -206,13 +207,18 @@ def test_trellis_tiers_cost_a_bit_a_value_or_a_pair_and_their_map_its_rows():
             replace(plan, tiers=(Tier(9, "trellis", 49, 0),)),
             r"row_scale_bits must be in \(4, 8\) where",
         ),
+        (
+            replace(plan, centered=True, row_scale_bits=0),
+            r"centered must be a bool, and False without row scales, got T",
+        ),
+        (replace(plan, centered=1), r"centered must be a bool, and False without row scales, got 1"),
         (replace(plan, whitening_rank=49), r"whitening_rank must be in \[0, 48\] for embedding_dim 49, got 49"),
     ):
         with pytest.raises(ValueError, match=message):
             wrong.validate()
 
 
-def test_plans_from_before_there_was_a_map_are_read():
+def test_plans_from_before_there_were_a_map_and_a_center_are_read():
     fields = CodingPlan(1000, 48, stage_bits=(3,)).to_dict()
-    del fields["whitening_rank"]
+    del fields["whitening_rank"], fields["centered"]
     assert CodingPlan.from_dict(fields) == CodingPlan(1000, 48, stage_bits=(3,))

@@ -42,10 +42,11 @@ def plans(draw: st.DrawFn) -> CodingPlan:
             dim,
             rank=draw(st.integers(0, 2)),
             stage_bits=tuple(draw(st.lists(st.integers(1, 9), max_size=2))),
-            row_scale_bits=draw(st.sampled_from([0, 4, 8])),
+            row_scale_bits=(scale_bits := draw(st.sampled_from([0, 4, 8]))),
             tiers=tiers,
             num_exact=exact,
             whitening_rank=draw(st.sampled_from([0, 3])),
+            centered=scale_bits > 0 and draw(st.booleans()),
         )
     )
 

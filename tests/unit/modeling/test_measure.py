@@ -202,18 +202,14 @@ def test_rows_that_a_head_multiplies_with_are_not_shrunk():
     context = FittingContext(
         config, lambda: BertModel(BertConfig()), measure=lambda _: Measurements(metric=torch.eye(32))
     )
-    tied, _ = fit_table(weight, site, context)
-    alone, _ = fit_table(weight, replace(site, heads=()), context)
-    assert torch.equal(tied.tensors["codes"], alone.tensors["codes"])
+    alone, _ = fit_table(weight, site, context)
+    measured = Measurements(metric=torch.eye(32), head_covariance=torch.eye(32))
+    tied, _ = fit_table(weight, site, replace(context, measure=lambda _: measured))
     own = weight.square().sum(1)
     kept = [float(((table.decode_all() * weight).sum(1) / own).mean()) for table in (tied, alone)]
     shrunk = 1 - kept[1]
     assert 0.3 < shrunk < 0.7
-    assert kept[0] == pytest.approx(kept[1] * 2 / (2 - shrunk), rel=0.02)
-    context = replace(context, measure=lambda _: Measurements())
-    assert (
-        fit_table(weight, site, context)[0].digest() == fit_table(weight, replace(site, heads=()), context)[0].digest()
-    )
+    assert kept[0] == pytest.approx(kept[1] * 10 / (10 - 9 * shrunk), rel=0.02)
 
 
 @pytest.mark.parametrize("text", [None, ["Fishermen sold cod and mussels in the harbour. " * 20] * 4])

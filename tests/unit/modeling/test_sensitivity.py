@@ -1,9 +1,10 @@
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
-from transformers_lighttoken.modeling.sensitivity import blend, head_metric, input_metric, mean_prediction
+from transformers_lighttoken.modeling.sensitivity import blend, head_moments, input_metric, mean_prediction
 
 DIM, VOCAB = 16, 60
 
@@ -71,20 +72,22 @@ def test_the_fisher_information_of_a_language_model():
     assert float(overlap) > 0.5
 
 
-def test_the_head_metric_is_the_second_moment_of_unmasked_hidden_states():
+def test_the_head_moments_are_those_of_unmasked_hidden_states():
     model, sample = llama(), batch()
     hidden = model.model(**sample).last_hidden_state[sample["attention_mask"].bool()].detach()
     expected = hidden.t() @ hidden
     expected = expected * (DIM / expected.trace())
-    found = head_metric(model, model.lm_head, [sample])
+    found, covariance = head_moments(model, model.lm_head, [sample, sample])
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+    expected = np.cov(hidden.double().numpy(), rowvar=False)
+    np.testing.assert_allclose(covariance, expected * (DIM / np.trace(expected)), atol=1e-3)
 
 
 def test_measuring_leaves_the_model_as_it_was():
     model = llama().train()
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     input_metric(model, [model.get_input_embeddings()], [batch()])
-    head_metric(model, model.lm_head, [batch()])
+    head_moments(model, model.lm_head, [batch()])
     assert model.training
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
