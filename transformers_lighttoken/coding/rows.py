@@ -12,7 +12,7 @@ from .share import ALL_ROWS, RowShare
 from .table_rows import TableRows, read_blocks
 
 # lambda of a head's row scales: large enough to undo most of the shrinkage, too small to blow up rows of few bits.
-_SHRINKAGE_PENALTY = 9.0
+_SHRINKAGE_PENALTY = 4.0
 
 
 def normalized_rows(table: TableRows, ids: Tensor, per_row: bool, share: RowShare = ALL_ROWS) -> tuple[Tensor, float]:

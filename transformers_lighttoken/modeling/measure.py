@@ -38,8 +38,8 @@ class Measurements:
     Attributes:
         frequencies: (V,) probabilities of the tokens; None if nothing is known of them.
         metric: (d, d) metric of the error; None for the plain one.
-        head_covariance: (d, d) covariance of the hidden states that meet the table as an output head; None for a table
-            that is none.
+        head_covariance: (d, d) covariance of the hidden states that meet the table as an output head, tempered like the
+            metric; None for a table that is none.
         source: where the measured sequences came from; "none" if nothing was to be measured, "dropped" if the
             model could not be run for it.
     """
@@ -179,7 +179,8 @@ def _metric(model: PreTrainedModel, site: TableSite, sequences: Calibration, see
     if not site.heads:
         return blend(zip(_INPUT_BLEND, (None, None, inputs), strict=True), inputs.shape[0], _INPUT_POWER), None
     head, covariance = head_moments(model, model.get_submodule(site.heads[0]), sequences.batches(device))
-    return blend(zip(_TIED_BLEND, (None, head, inputs), strict=True), inputs.shape[0], _TIED_POWER), covariance
+    metric = blend(zip(_TIED_BLEND, (None, head, inputs), strict=True), inputs.shape[0], _TIED_POWER)
+    return metric, blend([(1.0, covariance)], inputs.shape[0], _TIED_POWER)
 
 
 def _runner(

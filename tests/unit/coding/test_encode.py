@@ -188,7 +188,7 @@ def test_row_scales_of_a_head_are_the_least_of_their_penalty(measured):
         error = np.einsum("ni,ij,nj->n", wrong, weighing, wrong)
         shrunk = np.einsum("ni,ij,nj->n", targets, covariance.double().numpy(), wrong)
         own = np.einsum("ni,ij,nj->n", targets, covariance.double().numpy(), targets)
-        return error / np.einsum("ni,ij,nj->n", targets, weighing, targets) + 9 * (shrunk / own) ** 2
+        return error / np.einsum("ni,ij,nj->n", targets, weighing, targets) + 4 * (shrunk / own) ** 2
 
     assert (penalised(scales) <= penalised(scales * 1.001)).all()
     assert (penalised(scales) <= penalised(scales * 0.999)).all()
@@ -201,7 +201,7 @@ def test_a_head_of_the_same_metric_undoes_the_shrinkage_of_least_squares():
     scales = fit_row_scales(as_rows(rows), ids, plan, table.tensors, None, torch.eye(DIM) * 7)
     left = rows - plain.unsqueeze(1) * decode_unscaled(plan, table.tensors, ids)
     share = left.square().sum(1) / rows.square().sum(1)
-    torch.testing.assert_close(scales / plain, 10 / (10 - 9 * share), rtol=1e-4, atol=0)
+    torch.testing.assert_close(scales / plain, 5 / (5 - 4 * share), rtol=1e-4, atol=0)
     options = replace(QUICK, head_covariance=torch.eye(DIM))
     assert not torch.equal(encode(rows, plan, options=options).tensors["row_scale"], table.tensors["row_scale"])
 
