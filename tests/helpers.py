@@ -60,7 +60,9 @@ def random_table(plan: CodingPlan, seed: int = 0) -> CompressedTable:
     def scales(prefix: str, rows: int, bits: int) -> dict[str, torch.Tensor]:
         if not bits:
             return {}
-        values, limits = quantize_scales(torch.rand(rows, generator=noise) + 0.5, bits)
+        drawn = torch.rand(rows, generator=noise) + 0.5
+        drawn[3::17] = 0
+        values, limits = quantize_scales(drawn, bits)
         return {prefix + "row_scale": pack_values(values.unsqueeze(1), bits), prefix + "row_scale_range": limits}
 
     dim, coded = plan.embedding_dim, plan.num_coded

@@ -62,7 +62,7 @@ def compress_table(
         metric: (d, d) positive semi-definite matrix M of the error (e - e')^T M (e - e'); None for the plain one.
         head_covariance: (d, d) covariance of the hidden states that meet the rows of an output head, up to a factor.
             Rows are coded relative to their mean then, and their scales keep each token's own logit (see
-            `coding.rows.fit_row_scales`).
+            `coding.rows.fit_row_scales`). What is nested in a larger code keeps that one's center, or goes without.
         progress: told of each step: what, how many done, how many in all.
         share: which rows this process codes where several work together (see `distributed`); each gets the whole
             result.
@@ -86,7 +86,7 @@ def compress_table(
     frequencies = checked_frequencies(frequencies, table.shape[0])
     metric = None if metric is None else _checked_metric(metric, table.shape[1])
     head_covariance = None if head_covariance is None else _checked_metric(head_covariance, table.shape[1])
-    center = None if head_covariance is None else _center(table, config, frequencies, share, nested_in)
+    center = _center(table, config, frequencies, share, nested_in, head_covariance is not None)
     if nested_in is not None:
         config = copy.copy(config)
         config.rank = nested_in.plan.rank
@@ -101,7 +101,7 @@ def compress_table(
         journal=journal,
         nested_in=nested_in,
         on_error=on_error,
-        head_covariance=None if head_covariance is None else head_covariance.to(table.device),
+        head_covariance=None if head_covariance is None or center is None else head_covariance.to(table.device),
         center=center,
     )
     metric = None if metric is None else metric.to(table.device)
@@ -175,11 +175,12 @@ def _center(
     frequencies: Tensor | None,
     share: RowShare,
     nested_in: CompressedTable | None,
+    of_a_head: bool,
 ) -> Tensor | None:
     """What is coded relative to: the mean of the rows that a head predicts, or what the larger code is relative to."""
     if nested_in is not None:
         return nested_in.tensors["center"] if nested_in.plan.centered else None
-    if config.solver == "paper":
+    if not of_a_head or config.solver == "paper":
         return None
     return mean_row(table, None if frequencies is None else frequency_weights(frequencies), share)
 

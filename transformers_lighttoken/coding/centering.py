@@ -13,6 +13,7 @@ from torch import Tensor
 from .decode import stored_center
 from .packing import bits_of_bfloat16
 from .reduction import add_exactly
+from .rows import safe_norms
 from .share import ALL_ROWS, RowShare
 from .table_rows import TableRows, read_blocks
 
@@ -69,7 +70,9 @@ def mean_row(table: TableRows, weights: Tensor | None = None, share: RowShare = 
     weights = weights.double() / weights.double().sum()
     total = torch.zeros(table.shape[1], dtype=torch.float64, device=table.device)
     ids = share.places(table.shape[0], table.device)
+    largest = share.largest(max((float(safe_norms(rows).max()) for _, rows in read_blocks(table, ids)), default=0.0))
+    unit = float(2.0 ** torch.tensor(max(largest, 1e-30)).log2().ceil())
     for place, rows in read_blocks(table, ids):
         part = weights[ids[place]].to(table.device).float().unsqueeze(1)  # (n, 1)
-        add_exactly(total, (part * rows).sum(dim=0))
-    return bits_of_bfloat16(share.reduce(total).float())
+        add_exactly(total, (part * (rows / unit)).sum(dim=0))
+    return bits_of_bfloat16((share.reduce(total) * unit).float())

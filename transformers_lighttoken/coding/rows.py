@@ -11,8 +11,9 @@ from .plan import CodingPlan
 from .share import ALL_ROWS, RowShare
 from .table_rows import TableRows, read_blocks
 
-# lambda of a head's row scales: large enough to undo most of the shrinkage, too small to blow up rows of few bits.
+# lambda of a head's row scales: 3 to 9 do about as well (see tests/benchmarks/metric_choice.py).
 _SHRINKAGE_PENALTY = 4.0
+_LEAST_SCALE = 2.0**-10
 
 
 def normalized_rows(table: TableRows, ids: Tensor, per_row: bool, share: RowShare = ALL_ROWS) -> tuple[Tensor, float]:
@@ -91,6 +92,8 @@ def fit_row_scales(
     scales = torch.empty(ids.numel(), device=table.device)
     slots = torch.arange(ids.numel(), device=table.device)
     for place, rows in read_blocks(table, ids):
+        norms = safe_norms(rows)  # (n, 1)
+        rows = rows / torch.where(norms > 0, norms, 1.0)
         decoded = decode_unscaled(plan, stored, slots[place])
         weighted = decoded if metric is None else decoded @ metric
         energy = (weighted * decoded).sum(dim=1)
@@ -103,5 +106,6 @@ def fit_row_scales(
             energy = energy + _SHRINKAGE_PENALTY * length * kept.square()
             product = product + _SHRINKAGE_PENALTY * length * kept
         fitted = product / torch.where(energy > 0, energy, 1.0)
-        scales[place] = torch.where(energy > 0, fitted, 0.0).clamp(min=0)
+        least = _LEAST_SCALE if plan.centered else 0.0  # a scale of zero would take the center away
+        scales[place] = torch.where(energy > 0, fitted, 0.0).clamp(min=least) * norms.squeeze(1)
     return scales

@@ -180,7 +180,7 @@ def _metric(model: PreTrainedModel, site: TableSite, sequences: Calibration, see
         return blend(zip(_INPUT_BLEND, (None, None, inputs), strict=True), inputs.shape[0], _INPUT_POWER), None
     head, covariance = head_moments(model, model.get_submodule(site.heads[0]), sequences.batches(device))
     metric = blend(zip(_TIED_BLEND, (None, head, inputs), strict=True), inputs.shape[0], _TIED_POWER)
-    return metric, blend([(1.0, covariance)], inputs.shape[0], _TIED_POWER)
+    return metric, None if covariance is None else blend([(1.0, covariance)], inputs.shape[0], _TIED_POWER)
 
 
 def _runner(

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 _PROJECTIONS = 4
+_LEAST_VARIANCE = 1e-5
+"""Of hidden states, as a share of their second moment, which is summed in float32."""
 
 Batch = dict[str, Tensor]
 
@@ -60,7 +62,7 @@ def input_metric(
     return _unit_trace(total, "the model's output does not depend on the token embedding")
 
 
-def head_moments(model: nn.Module, head: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+def head_moments(model: nn.Module, head: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor | None]:
     """Second moment and covariance of the hidden states that reach an output head.
 
     Args:
@@ -69,7 +71,7 @@ def head_moments(model: nn.Module, head: nn.Module, batches: Iterable[Batch]) ->
         batches: `input_ids` and `attention_mask`, (b, t) each.
 
     Returns:
-        The head's metric and the covariance, (d, d) float32 each, trace d.
+        The head's metric and the covariance, (d, d) float32 each, trace d; no covariance where all states are the same.
 
     Raises:
         ValueError: if no hidden state reached the head.
@@ -92,7 +94,9 @@ def head_moments(model: nn.Module, head: nn.Module, batches: Iterable[Batch]) ->
         handle.remove()
     problem = "no hidden state reached the output head"
     metric = _unit_trace(total, problem)
-    return metric, _unit_trace(None if total is None else total - sums.outer(sums) / count, problem)
+    covariance = torch.zeros(()) if total is None else total - sums.outer(sums) / count
+    differ = total is not None and float(covariance.trace()) > _LEAST_VARIANCE * float(total.trace())
+    return metric, _unit_trace(covariance, problem) if differ else None
 
 
 def mean_prediction(model: nn.Module, batches: Iterable[Batch]) -> Tensor | None:

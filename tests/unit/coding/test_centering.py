@@ -84,3 +84,35 @@ def test_rows_of_a_head_keep_their_products_with_themselves_and_their_mean():
     smaller = compress_table(table.decode_all(), LightTokenConfig(compression_ratio=16), frequencies=counts,
                              head_covariance=torch.eye(DIM), nested_in=table)  # fmt: skip
     assert torch.equal(smaller.tensors["center"], table.tensors["center"])
+
+
+@pytest.mark.parametrize("scale", [1e-21, 1.0, 1e19])
+def test_rows_of_any_scale_have_the_same_error(scale):
+    plan, covariance = CodingPlan(ROWS, DIM, stage_bits=(20,), centered=True), torch.eye(DIM)
+    options = replace(QUICK, head_covariance=covariance)
+    left = encode(weight() * scale, plan, options=options).decode_all() / scale - weight()
+    here = encode(weight(), plan, options=options).decode_all() - weight()
+    assert float(left.square().sum()) == pytest.approx(float(here.square().sum()), rel=0.01)
+
+
+def test_rows_whose_code_points_away_from_them_keep_the_center():
+    roots = torch.randn(2, DIM, DIM, generator=torch.Generator().manual_seed(1))
+    metric, covariance = roots @ roots.transpose(1, 2) / DIM
+    dense, plan = weight(), CodingPlan(ROWS, DIM, stage_bits=(3,), centered=True)
+    dense[5] = 0
+    table = encode(dense, plan, None, metric, replace(QUICK, head_covariance=covariance))
+    zeros = (table.decode_all() == 0).all(dim=1).nonzero().flatten()
+    assert zeros.tolist() == [5]
+
+
+def test_a_cut_keeps_the_center_of_the_larger_code_whatever_is_measured_for_it():
+    counts = torch.rand(ROWS, generator=torch.Generator().manual_seed(2)) + 0.1
+    for covariance in (None, torch.eye(DIM)):
+        config = LightTokenConfig(compression_ratio=8)
+        larger = compress_table(weight(), config, frequencies=counts, head_covariance=covariance)
+        for given in (None, torch.eye(DIM)):
+            config = LightTokenConfig(compression_ratio=12)
+            cut = compress_table(weight(), config, frequencies=counts, head_covariance=given, nested_in=larger)
+            assert cut.plan.centered == larger.plan.centered == (covariance is not None)
+            if covariance is not None:
+                assert torch.equal(cut.tensors["center"], larger.tensors["center"])

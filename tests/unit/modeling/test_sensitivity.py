@@ -79,6 +79,7 @@ def test_the_head_moments_are_those_of_unmasked_hidden_states():
     expected = expected * (DIM / expected.trace())
     found, covariance = head_moments(model, model.lm_head, [sample, sample])
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+    assert head_moments(model, model.lm_head, [{name: it[:1, :1] for name, it in sample.items()}])[1] is None
     expected = np.cov(hidden.double().numpy(), rowvar=False)
     np.testing.assert_allclose(covariance, expected * (DIM / np.trace(expected)), atol=1e-3)
 
