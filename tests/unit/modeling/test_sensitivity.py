@@ -81,6 +81,7 @@ def test_the_head_moments_are_those_of_unmasked_hidden_states():
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
     assert head_moments(model, model.lm_head, [{name: it[:1, :1] for name, it in sample.items()}])[1] is None
     expected = np.cov(hidden.double().numpy(), rowvar=False)
+    assert covariance is not None
     np.testing.assert_allclose(covariance, expected * (DIM / np.trace(expected)), atol=1e-3)
 
 
