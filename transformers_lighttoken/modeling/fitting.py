@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -140,8 +139,7 @@ def fit_table(
     if context.tokenizer is not None:
         check_tokenizer(context.tokenizer, rows)
     exact_ids = [] if context.tokenizer is None else exact_token_ids(context.tokenizer, rows)
-    center = torch.zeros(table.shape[1], dtype=torch.int16) if site.heads and config.solver == "refined" else None
-    plan_table(table, config, exact_ids, share=context.share, center=center)  # refuses what cannot be met
+    plan_table(table, config, exact_ids, share=context.share)  # refuses what cannot be met before measuring
     measured = context.measure(
         lambda: measure_table(
             context.load_model, site, rows, config, context.tokenizer, frequencies, context.calibration

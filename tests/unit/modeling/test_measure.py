@@ -210,6 +210,10 @@ def test_rows_that_a_head_multiplies_with_are_not_shrunk():
     shrunk = 1 - kept[1]
     assert 0.3 < shrunk < 0.7
     assert kept[0] == pytest.approx(kept[1] * 5 / (5 - 4 * shrunk), rel=0.02)
+    context = replace(context, measure=lambda _: Measurements())
+    assert (
+        fit_table(weight, site, context)[0].digest() == fit_table(weight, replace(site, heads=()), context)[0].digest()
+    )
 
 
 @pytest.mark.parametrize("text", [None, ["Fishermen sold cod and mussels in the harbour. " * 20] * 4])
