@@ -14,16 +14,13 @@ from .coding.budget import BudgetError, StageSplit, even_stages, plan_equal
 from .coding.centering import CenteredRows, mean_row
 from .coding.encode import EncodeOptions, Progress, encode
 from .coding.journal import NO_JOURNAL, Journal
-from .coding.low_rank import metric_root
 from .coding.nested import halved_stages
 from .coding.plan import CodingPlan, DecoderDtype
-from .coding.prediction import choose_rank, choose_whitening, spectrum_left
+from .coding.prediction import choose_rank, choose_whitening, eigenvalues_and_norms, spectrum_left
 from .coding.quantize import scale_error
-from .coding.reduction import add_exactly
-from .coding.rows import safe_norms
 from .coding.share import ALL_ROWS, RowShare
 from .coding.table import CompressedTable
-from .coding.table_rows import TableRows, as_rows, check_finite, read_blocks
+from .coding.table_rows import TableRows, as_rows, check_finite
 from .coding.threads import one_thread_each
 from .coding.tier_index import encode_depths
 from .config import LightTokenConfig
@@ -144,7 +141,7 @@ def plan_table(
         template, table = replace(template, centered=True), CenteredRows(table, center.to(table.device))
     if template.row_scale_bits == 0 or config.code_bits is not None:
         return plan_equal(template, config.compression_ratio, config.code_bits, _split(config)), depths
-    eigenvalues, norms = _eigenvalues_and_norms(table, metric, share)
+    eigenvalues, norms = eigenvalues_and_norms(table, metric, share)
     if config.rank is None:
         template = replace(template, rank=choose_rank(template, config.compression_ratio, eigenvalues))
     left = spectrum_left(eigenvalues, template.rank)
@@ -234,29 +231,6 @@ def _template(table: TableRows, config: LightTokenConfig, exact: list[int]) -> t
         rotation_seed=config.seed,
     )
     return template, depths
-
-
-def _eigenvalues_and_norms(table: TableRows, metric: Tensor | None, share: RowShare) -> tuple[Tensor, Tensor]:
-    """What a plan is chosen by, in one pass over the rows.
-
-    Returns:
-        Eigenvalues of the second moment of rows of unit norm, in the metric, (d,) float64 on the CPU, and the norms of
-        the rows, (V,) float32, 1 for a row of zeros.
-    """
-    rows, dim = table.shape
-    gram = torch.zeros(dim, dim, dtype=torch.float64, device=table.device)
-    norms = [torch.empty(0, 1, device=table.device)]
-    for _, block in read_blocks(table, share.places(rows, table.device)):
-        norms.append(safe_norms(block))
-        norms[-1] = torch.where(norms[-1] > 0, norms[-1], 1.0)
-        units = block / norms[-1]
-        add_exactly(gram, units.t() @ units)
-    gram = share.reduce(gram)
-    if metric is not None:
-        root = metric_root(metric.to(table.device))
-        gram = root.t() @ gram @ root
-    eigenvalues = torch.linalg.eigvalsh(gram).clamp(min=0).cpu()
-    return eigenvalues, share.merge(torch.cat(norms)).squeeze(1)
 
 
 def checked_frequencies(frequencies: Tensor | Sequence[float] | None, rows: int) -> Tensor | None:

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .decode import stored_center
-from .packing import bits_of_bfloat16
+from .packing import bfloat16_of_bits, bits_of_bfloat16
 from .reduction import add_exactly
-from .rows import safe_norms
+from .rows import power_of_two_above, safe_norms
 from .share import ALL_ROWS, RowShare
 from .table_rows import TableRows, read_blocks
 
@@ -26,7 +25,7 @@ class CenteredRows:
 
     Attributes:
         table: the rows themselves.
-        center: (d,) int16, the bits of bfloat16 values.
+        center: (d,) int16, the bits of bfloat16 values, on the table's device.
     """
 
     table: TableRows
@@ -50,7 +49,7 @@ class CenteredRows:
     def read(self, ids: Tensor) -> Tensor:
         """Some rows less the center, (n, d) float32; one that equals it keeps a little, to tell it from zeros."""
         rows = self.table.read(ids).float()
-        away = rows - stored_center({"center": self.center.to(rows.device)})
+        away = rows - bfloat16_of_bits(self.center)
         away = torch.where((away != 0).any(dim=1, keepdim=True), away, rows * _OF_ROWS_AT_CENTER)
         return torch.where((rows != 0).any(dim=1, keepdim=True), away, 0.0)
 
@@ -70,8 +69,8 @@ def mean_row(table: TableRows, weights: Tensor | None = None, share: RowShare = 
     weights = weights.double() / weights.double().sum()
     total = torch.zeros(table.shape[1], dtype=torch.float64, device=table.device)
     ids = share.places(table.shape[0], table.device)
-    largest = share.largest(max((float(safe_norms(rows).max()) for _, rows in read_blocks(table, ids)), default=0.0))
-    unit = float(2.0 ** torch.tensor(max(largest, 1e-30)).log2().ceil())
+    largest = max((float(safe_norms(rows).max()) for _, rows in read_blocks(table, ids)), default=0.0)
+    unit = power_of_two_above(share.largest(largest))
     for place, rows in read_blocks(table, ids):
         part = weights[ids[place]].to(table.device).float().unsqueeze(1)  # (n, 1)
         add_exactly(total, (part * (rows / unit)).sum(dim=0))

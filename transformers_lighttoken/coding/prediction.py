@@ -6,7 +6,12 @@ import torch
 from torch import Tensor
 
 from .budget import BudgetError, gaussian_distortion, plan_equal
+from .low_rank import metric_root
 from .plan import CodingPlan
+from .reduction import add_exactly
+from .rows import unit_rows
+from .share import RowShare
+from .table_rows import TableRows, read_blocks
 from .whitening import bits_lost
 
 # Share of its bits that a refined binary code makes use of, measured over tables and rates by
@@ -16,6 +21,28 @@ _CODE_EFFICIENCY = 0.78
 # deviations, 5**2 / (12 * 127**2).
 _LOW_RANK_ERROR = 1.3e-4
 _WHITENING_RANKS = (0, 4, 8, 16, 32, 64, 128)
+
+
+def eigenvalues_and_norms(table: TableRows, metric: Tensor | None, share: RowShare) -> tuple[Tensor, Tensor]:
+    """What a plan is chosen by, in one pass over the rows.
+
+    Returns:
+        Eigenvalues of the second moment of rows of unit norm, in the metric, (d,) float64 on the CPU, and the norms of
+        the rows, (V,) float32, 1 for a row of zeros.
+    """
+    rows, dim = table.shape
+    gram = torch.zeros(dim, dim, dtype=torch.float64, device=table.device)
+    norms = [torch.empty(0, 1, device=table.device)]
+    for _, block in read_blocks(table, share.places(rows, table.device)):
+        units, lengths = unit_rows(block)
+        norms.append(torch.where(lengths > 0, lengths, 1.0))
+        add_exactly(gram, units.t() @ units)
+    gram = share.reduce(gram)
+    if metric is not None:
+        root = metric_root(metric.to(table.device))
+        gram = root.t() @ gram @ root
+    eigenvalues = torch.linalg.eigvalsh(gram).clamp(min=0).cpu()
+    return eigenvalues, share.merge(torch.cat(norms)).squeeze(1)
 
 
 def predicted_error(eigenvalues: Tensor, code_bits: int) -> float:

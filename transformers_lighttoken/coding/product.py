@@ -24,7 +24,7 @@ from .decode import (
     stored_center,
     stored_matrix,
     tier_levels,
-)  # fmt: skip
+)
 from .packing import align_rows
 from .plan import CodingPlan, TierKind
 from .rotation import levels_of_bytes
@@ -62,6 +62,7 @@ class TableProduct:
     def __init__(self, plan: CodingPlan, stored: StoredTensors, hidden: Tensor) -> None:
         self._plan, self._stored, self._hidden = plan, stored, hidden
         self._parts = list(self._coded_parts())
+        self._center = hidden @ stored_center(stored) if plan.centered else None  # (n,)
 
     @property
     def keeps_products(self) -> bool:
@@ -94,7 +95,7 @@ class TableProduct:
             return total
         scales = row_scales(self._stored, "", slots, self._plan.row_scale_bits)  # (r, 1)
         total = total * scales
-        return total + (scales > 0) * (self._hidden @ stored_center(self._stored)) if self._plan.centered else total
+        return total if self._center is None else total + (scales > 0) * self._center
 
     def _coded_parts(self) -> Iterator[_Part]:
         plan, stored, hidden = self._plan, self._stored, self._hidden

@@ -31,15 +31,13 @@ def normalized_rows(table: TableRows, ids: Tensor, per_row: bool, share: RowShar
     targets = torch.empty(ids.numel(), table.shape[1], device=table.device)
     largest = 0.0
     for place, rows in read_blocks(table, ids):
-        norms = safe_norms(rows)
-        if per_row:
-            rows = rows / torch.where(norms > 0, norms, 1.0)
-        elif norms.numel():
+        units, norms = unit_rows(rows)
+        if norms.numel():
             largest = max(largest, float(norms.max()))
-        targets[place] = rows
+        targets[place] = units if per_row else rows
     if per_row:
         return targets, 1.0
-    common = float(2.0 ** torch.tensor(max(share.largest(largest), 1e-30)).log2().ceil())
+    common = power_of_two_above(share.largest(largest))
     return targets.div_(common), common
 
 
@@ -53,6 +51,17 @@ def restore_scales(stored: dict[str, Tensor], common: float) -> None:
     for name in [name for name in stored if name.endswith("_scale") and stored[name].dtype == torch.int16]:
         if name not in ("low_rank_left_scale", "whitening_scale"):  # the right factor carries the factor of the product
             stored[name] = bits_of_bfloat16(bfloat16_of_bits(stored[name]) * common)
+
+
+def power_of_two_above(value: float) -> float:
+    """The power of two at or above a value >= 0, which is taken for at least 1e-30."""
+    return float(2.0 ** torch.tensor(max(value, 1e-30)).log2().ceil())
+
+
+def unit_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (n, d) divided by their norms, and the norms, (n, 1); rows of zeros stay."""
+    norms = safe_norms(rows)
+    return rows / torch.where(norms > 0, norms, 1.0), norms
 
 
 def safe_norms(rows: Tensor) -> Tensor:
@@ -92,8 +101,7 @@ def fit_row_scales(
     scales = torch.empty(ids.numel(), device=table.device)
     slots = torch.arange(ids.numel(), device=table.device)
     for place, rows in read_blocks(table, ids):
-        norms = safe_norms(rows)  # (n, 1)
-        rows = rows / torch.where(norms > 0, norms, 1.0)
+        rows, norms = unit_rows(rows)
         decoded = decode_unscaled(plan, stored, slots[place])
         weighted = decoded if metric is None else decoded @ metric
         energy = (weighted * decoded).sum(dim=1)

@@ -94,9 +94,10 @@ def head_moments(model: nn.Module, head: nn.Module, batches: Iterable[Batch]) ->
         handle.remove()
     problem = "no hidden state reached the output head"
     metric = _unit_trace(total, problem)
-    covariance = torch.zeros(()) if total is None else total - sums.outer(sums) / count
-    differ = total is not None and float(covariance.trace()) > _LEAST_VARIANCE * float(total.trace())
-    return metric, _unit_trace(covariance, problem) if differ else None
+    covariance = None if total is None else total - sums.outer(sums) / count
+    if total is None or covariance is None or float(covariance.trace()) <= _LEAST_VARIANCE * float(total.trace()):
+        return metric, None
+    return metric, _unit_trace(covariance, problem)
 
 
 def mean_prediction(model: nn.Module, batches: Iterable[Batch]) -> Tensor | None:
