@@ -26,8 +26,11 @@ _WANTING = (
 )  # fmt: skip
 _OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 DROPPED = "dropped"
-# Shares of (identity, head metric, input metric), and the power that tempers the blend (see `sensitivity.blend`).
+# Shares of (identity, head metric, input metric), and the power that tempers the blend (see `sensitivity.blend`). The
+# input metric of a model that writes text is the Fisher information of what it writes; that of others is of their
+# output, of which only a part matters to any task, and so it weighs less.
 _TIED_BLEND, _TIED_POWER = (0.1, 0.75, 0.15), 0.75
+_WRITER_BLEND, _WRITER_POWER = (0.2, 0.0, 0.8), 1.0
 _INPUT_BLEND, _INPUT_POWER = (0.8, 0.0, 0.2), 0.5
 
 
@@ -177,7 +180,8 @@ def _metric(model: PreTrainedModel, site: TableSite, sequences: Calibration, see
     runner = _runner(model, embeddings, sequences, device)
     inputs = input_metric(runner, embeddings, sequences.batches(device), _PROJECTIONS, seed)
     if not site.heads:
-        return blend(zip(_INPUT_BLEND, (None, None, inputs), strict=True), inputs.shape[0], _INPUT_POWER), None
+        shares, power = (_WRITER_BLEND, _WRITER_POWER) if _writes_text(model) else (_INPUT_BLEND, _INPUT_POWER)
+        return blend(zip(shares, (None, None, inputs), strict=True), inputs.shape[0], power), None
     head, covariance = head_moments(model, model.get_submodule(site.heads[0]), sequences.batches(device))
     metric = blend(zip(_TIED_BLEND, (None, head, inputs), strict=True), inputs.shape[0], _TIED_POWER)
     return metric, None if covariance is None else blend([(1.0, covariance)], inputs.shape[0], _TIED_POWER)

@@ -8,6 +8,7 @@ from transformers import AutoTokenizer, BertConfig, BertModel, LlamaConfig, Llam
 
 from transformers_lighttoken import LightTokenConfig, compress_model
 from transformers_lighttoken.modeling import calibration
+from transformers_lighttoken.modeling import measure as measuring
 from transformers_lighttoken.modeling.calibration import (
     SEQUENCE_TOKENS,
     Calibration,
@@ -214,6 +215,21 @@ def test_rows_that_a_head_multiplies_with_are_not_shrunk():
     assert (
         fit_table(weight, site, context)[0].digest() == fit_table(weight, replace(site, heads=()), context)[0].digest()
     )
+
+
+def test_what_a_model_writes_weighs_more_than_an_encoder_s_output(model, words, monkeypatch):
+    sensitive = torch.diag(torch.linspace(0.5, 1.5, 16))
+    monkeypatch.setattr(measuring, "input_metric", lambda *_, **__: sensitive)
+    writer = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCAB, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+            tie_word_embeddings=False,
+        )
+    )  # fmt: skip
+    identity = torch.eye(16)
+    torch.testing.assert_close(measure(writer, words, calibration=TEXT).metric, 0.2 * identity + 0.8 * sensitive)
+    tempered = (0.8 * identity + 0.2 * sensitive).sqrt()
+    torch.testing.assert_close(measure(model, words, calibration=TEXT).metric, tempered * 16 / tempered.trace())
 
 
 @pytest.mark.parametrize("text", [None, ["Fishermen sold cod and mussels in the harbour. " * 20] * 4])
