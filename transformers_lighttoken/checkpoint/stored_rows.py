@@ -35,6 +35,11 @@ class StoredRows:
         """Of the rows."""
         return DTYPES[self.tensor.dtype]
 
+    @property
+    def in_memory(self) -> bool:
+        """Rows of a file are not."""
+        return False
+
     def read(self, ids: Tensor) -> Tensor:
         """Some rows, (n, d), on the device.
 

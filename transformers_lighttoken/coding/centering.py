@@ -46,6 +46,11 @@ class CenteredRows:
         """Where rows are computed on."""
         return self.table.device
 
+    @property
+    def in_memory(self) -> bool:
+        """As for the table."""
+        return self.table.in_memory
+
     def read(self, ids: Tensor) -> Tensor:
         """Some rows less the center, (n, d) float32; one that equals it keeps a little, to tell it from zeros."""
         rows = self.table.read(ids).float()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .autoencoder import train_chain
 from .centering import CenteredRows, mean_row
-from .decode import decode_base
+from .decode import decode_signs, stored_matrix
 from .journal import NO_JOURNAL, Journal
 from .low_rank import low_rank
 from .nested import encode_nested, num_rounds
@@ -16,7 +16,7 @@ from .packing import pack_bits, pack_values
 from .plan import EXACT_DTYPES, CodingPlan
 from .quantize import dequantize_rows, quantize_rows, quantize_scales
 from .recut import first_bits
-from .reduction import block_rows
+from .reduction import RowSource, row_blocks, rows_at_once
 from .refine import Refiner, RefineSchedule
 from .rows import fit_row_scales, normalized_rows, restore_scales
 from .share import ALL_ROWS, RowShare
@@ -105,11 +105,15 @@ def encode(
     if plan.centered:
         stored["center"] = (mean_row(table, share=share) if options.center is None else options.center).to(table.device)
         rows = CenteredRows(table, stored["center"])
-    targets, common = normalized_rows(rows, ids, plan.row_scale_bits > 0, share)
-    residual = _encode_low_rank(targets, plan, metric, stored, options)
+    made, common = normalized_rows(rows, ids, plan.row_scale_bits > 0, share)
+    targets = made if _made_when_asked(rows, plan, options) else made.gathered(len(made))
+    if isinstance(targets, Tensor):
+        _encode_low_rank(targets, plan, metric, stored, options)
     kept = None if options.nested_in is None else share.take(first_bits(options.nested_in, plan, depths))
-    _encode_base(residual, plan, metric, stored, options, progress, kept)
-    residual = _left_over(targets, local, stored)
+    _encode_base(targets, plan, metric, stored, options, progress, kept)
+    covered = local.tiers[0].coverage if local.tiers else 0
+    residual = targets[:covered] if isinstance(targets, Tensor) else targets.gathered(covered)
+    _subtract_base_code(residual, local, stored)
     if plan.whitening_rank:
         stored |= _whitening(plan, metric, options.nested_in, table.device)
     for number, tier in enumerate(local.tiers, start=1):
@@ -156,11 +160,18 @@ def check_weight(weight: Tensor) -> None:
     check_finite(as_rows(weight))
 
 
+def _made_when_asked(table: TableRows, plan: CodingPlan, options: EncodeOptions) -> bool:
+    """Whether refinement can do without a copy of the rows: reading them is quick, and nothing else goes over them."""
+    refined_alone = options.solver == "refined" and options.warm_start == "closed_form"
+    return table.in_memory and refined_alone and not plan.rank
+
+
 def _encode_low_rank(
     targets: Tensor, plan: CodingPlan, metric: Tensor | None, stored: dict[str, Tensor], options: EncodeOptions
-) -> Tensor:
+) -> None:
+    """Subtracts the low-rank part from the targets, in place."""
     if not plan.rank:
-        return targets
+        return
     left, right = low_rank(targets, plan.rank, metric, options.share.reduce)
     peaks = left.abs().amax(dim=0) if left.numel() else left.new_zeros(plan.rank)
     peaks = torch.stack(options.share.gather(peaks)).amax(dim=0)
@@ -168,16 +179,12 @@ def _encode_low_rank(
     stored["low_rank_right"], stored["low_rank_right_scale"] = quantize_rows(right, plan.decoder_dtype)
     right = dequantize_rows(stored["low_rank_right"], stored["low_rank_right_scale"])
     left = dequantize_rows(stored["low_rank_left"], stored["low_rank_left_scale"]).t().contiguous()
-    return torch.cat([block - part @ right for block, part in _paired(targets, left)])
-
-
-def _paired(targets: Tensor, left: Tensor) -> list[tuple[Tensor, Tensor]]:
-    size = block_rows(targets.device)
-    return list(zip(targets.split(size), left.split(size), strict=True))
+    for place, block in row_blocks(targets, rows_at_once(targets.device)):
+        block -= left[place] @ right
 
 
 def _encode_base(
-    residual: Tensor,
+    residual: RowSource,
     plan: CodingPlan,
     metric: Tensor | None,
     stored: dict[str, Tensor],
@@ -191,7 +198,8 @@ def _encode_base(
     start, schedule = kept, options.schedule
     if kept is not None and kept.shape[1] >= plan.code_bits:  # nothing new to refine
         schedule = replace(schedule, rounds=0)
-    if start is None and (options.solver == "paper" or options.warm_start == "autoencoder"):
+    trained = options.solver == "paper" or options.warm_start == "autoencoder"
+    if start is None and trained and isinstance(residual, Tensor):
         start, decoder, scale = train_chain(
             residual, plan.stage_bits, options.alpha, options.seed, plan.decoder_dtype,
             on_stage=lambda number: report("autoencoder stages", number + 1, len(plan.stage_bits)),
@@ -224,10 +232,11 @@ def _whitening(
     return dict(zip(names, fit_whitening(metric, plan.whitening_rank), strict=True))
 
 
-def _left_over(targets: Tensor, plan: CodingPlan, stored: dict[str, Tensor]) -> Tensor:
-    """What low-rank part and base code leave of the rows that the first tier covers."""
-    covered = plan.tiers[0].coverage if plan.tiers else 0
-    left_over = targets[:covered].clone()
-    for slots in torch.arange(covered, device=targets.device).split(block_rows(targets.device)):
-        left_over[slots] -= decode_base(plan, stored, slots)
-    return left_over
+def _subtract_base_code(residual: Tensor, plan: CodingPlan, stored: dict[str, Tensor]) -> None:
+    """Leaves of the first rows, in place, what their base code leaves."""
+    if not plan.code_bits:
+        return
+    decoder = stored_matrix(stored, "decoder")
+    for place, block in row_blocks(residual, rows_at_once(residual.device)):
+        slots = torch.arange(place.start, place.start + len(block), device=residual.device)
+        block -= decode_signs(stored["codes"], slots, decoder)

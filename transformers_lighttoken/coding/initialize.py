@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from .low_rank import principal_directions
-from .reduction import gram_of_blocks, row_blocks
+from .packing import signs_of
+from .reduction import RowSource, gram_of_blocks, row_blocks
 from .refine import Refiner
 
 _BITS_PER_STEP = 128
@@ -44,9 +45,9 @@ def initialize_codes(refiner: Refiner, code_bits: int, codes: Tensor | None = No
     return extended
 
 
-def _residual_blocks(targets: Tensor, codes: Tensor, decoder: Tensor) -> Iterator[tuple[slice, Tensor]]:
+def _residual_blocks(targets: RowSource, codes: Tensor, decoder: Tensor) -> Iterator[tuple[slice, Tensor]]:
     for rows, block in row_blocks(codes):
-        yield rows, targets[rows] - (block.float() * 2 - 1) @ decoder
+        yield rows, (signs_of(block) @ decoder).neg_().add_(targets[rows])
 
 
 def residual_of(targets: Tensor, codes: Tensor, decoder: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from .initialize import initialize_codes
 from .journal import NO_JOURNAL, Journal
 from .packing import pack_bits, unpack_rows
+from .reduction import RowSource
 from .refine import Correlations, Refiner, RefineSchedule
 
 # Weight of all prefixes' errors together beside that of the whole code's.
@@ -84,7 +85,7 @@ def encode_nested(
     return codes, *refiner.finish(codes, found, decoder_dtype, schedule, prefixes=prefixes)
 
 
-def _begun(journal: Journal, rows: Tensor, start: Tensor | None) -> tuple[int, Tensor]:
+def _begun(journal: Journal, rows: RowSource, start: Tensor | None) -> tuple[int, Tensor]:
     """Rounds that are finished, and the codes after them."""
     found = journal.load("refinement")
     if found is not None:

@@ -42,6 +42,11 @@ def pack_bits(bits: Tensor) -> Tensor:
     return packed
 
 
+def signs_of(bits: Tensor) -> Tensor:
+    """-1 and +1, float32, for bits of any shape."""
+    return bits.float().mul_(2).sub_(1)
+
+
 def unpack_row_bytes(packed: Tensor, rows: Tensor, bits_per_row: int) -> Tensor:
     """Reads whole rows of a packed matrix, each aligned to start at a byte.
 

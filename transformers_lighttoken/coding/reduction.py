@@ -5,6 +5,7 @@ in float64, so neither grouping nor order matters, and the bytes exchanged do no
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,9 +13,33 @@ from torch import Tensor
 Reduce = Callable[[Tensor], Tensor]
 """Sums a float64 tensor over processes and returns it; the identity for one process."""
 
+
+class RowSource(Protocol):
+    """Rows (n, d), float32: a tensor, or what makes some of them when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, d)."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are."""
+        ...
+
+    def __len__(self) -> int:
+        """The number of rows, n."""
+        ...
+
+    def __getitem__(self, place: slice, /) -> Tensor:
+        """Some of the rows."""
+        ...
+
+
 _GRID = 2.0**28
 CPU_BLOCK_ROWS = 4096
 CUDA_BLOCK_ROWS = 32768
+_CPU_ROWS_AT_ONCE = 512
 
 
 def local_sum(total: Tensor) -> Tensor:
@@ -27,11 +52,22 @@ def block_rows(device: torch.device) -> int:
     return CPU_BLOCK_ROWS if device.type == "cpu" else CUDA_BLOCK_ROWS
 
 
-def row_blocks(rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Blocks of rows of the fixed size of the device class, each with the place of its rows."""
-    size = block_rows(rows.device)
-    for number, block in enumerate(rows.split(size)):
-        yield slice(number * size, number * size + block.shape[0]), block
+def rows_at_once(device: torch.device) -> int:
+    """Rows to work on at once where none depends on another: few on a CPU, so that what is made of them stays small."""
+    return _CPU_ROWS_AT_ONCE if device.type == "cpu" else CUDA_BLOCK_ROWS
+
+
+def row_places(count: int, device: torch.device, size: int | None = None) -> Iterator[slice]:
+    """Places of blocks of a fixed number of rows, by default that of the device class."""
+    size = size or block_rows(device)
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
+
+
+def row_blocks(rows: RowSource, size: int | None = None) -> Iterator[tuple[slice, Tensor]]:
+    """Blocks of rows, each with its place (see `row_places`)."""
+    for place in row_places(len(rows), rows.device, size):
+        yield place, rows[place]
 
 
 def add_exactly(total: Tensor, partial: Tensor) -> None:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .packing import signs_of
 from .quantize import dequantize_rows, quantize_rows
-from .reduction import add_exactly, row_blocks
+from .reduction import RowSource, add_exactly, row_blocks, row_places
 from .share import ALL_ROWS, RowShare
 from .threads import for_each
 
@@ -104,18 +105,14 @@ class Refiner:
     """Alternates code sweeps and decoder refits for one group of codes.
 
     Args:
-        targets: (n, d) float32 rows to code, norms of at most about 1; rows of this process.
+        targets: (n, d) float32 rows to code, norms of at most about 1; rows of this process, or what makes them.
         metric: (d, d) float32 positive semi-definite M of the error (x - y)^T M (x - y); None for the plain one.
         seed: of orders and noise.
         share: which rows these are.
     """
 
     def __init__(
-        self,
-        targets: Tensor,
-        metric: Tensor | None = None,
-        seed: int = 0,
-        share: RowShare = ALL_ROWS,
+        self, targets: RowSource, metric: Tensor | None = None, seed: int = 0, share: RowShare = ALL_ROWS
     ) -> None:
         self.targets = targets
         self.metric = metric
@@ -134,7 +131,7 @@ class Refiner:
         bits, dim = codes.shape[1], self.targets.shape[1]
         sums = torch.zeros(bits - first_bit, bits + dim + 1, dtype=torch.float64, device=codes.device)
         for (_, block), (_, rows) in zip(row_blocks(codes), row_blocks(self.targets), strict=True):
-            signs = block.float() * 2 - 1  # (n, m)
+            signs = signs_of(block)  # (n, m)
             changed = signs[:, first_bit:].t()  # (m - first_bit, n)
             sums[:, :bits] += changed @ signs  # integers: exact
             add_exactly(sums[:, bits:-1], changed @ rows)
@@ -182,13 +179,13 @@ class Refiner:
         pull, rows_of_gram = objective.pull[order], objective.gram[order]
         gram = rows_of_gram[:, order].contiguous()
 
-        def sweep_block(numbered: tuple[int, tuple[slice, Tensor]]) -> None:
-            number, (place, rows) = numbered
+        def sweep_block(numbered: tuple[int, slice]) -> None:
+            number, place = numbered
             block = codes[place]
-            signs = (block[:, order].float() * 2 - 1).t().contiguous()  # (changing, n)
-            gradient = (pull @ rows.t()).addmm_(gram, signs, alpha=-1)  # (changing, n) = P x - G b
+            signs = signs_of(block[:, order].t().contiguous())  # (changing, n)
+            gradient = (pull @ self.targets[place].t()).addmm_(gram, signs, alpha=-1)  # (changing, n) = P x - G b
             if first_bit:
-                kept = (block[:, :first_bit].float() * 2 - 1).t()  # (first_bit, n)
+                kept = signs_of(block[:, :first_bit]).t()  # (first_bit, n)
                 gradient.addmm_(rows_of_gram[:, :first_bit], kept, alpha=-1)
             block_number = 1 + self.share.block_number(number)
             noise = self._generator(str(codes.device), round_number, first_bit, block_number)
@@ -196,7 +193,7 @@ class Refiner:
                 _sweep_block(signs, gradient, gram, temperature, noise)
             block[:, order] = (signs > 0).t()
 
-        for_each(enumerate(row_blocks(self.targets)), sweep_block, codes.device)
+        for_each(enumerate(row_places(len(codes), codes.device)), sweep_block, codes.device)
 
     def anneal(
         self,

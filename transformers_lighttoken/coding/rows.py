@@ -1,6 +1,7 @@
 """Rows coded relative to their norm, and the row scales that undo it. Beyond the paper."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch import Tensor
 from .decode import StoredTensors, decode_unscaled
 from .packing import bfloat16_of_bits, bits_of_bfloat16, bits_of_float32, float32_of_bits
 from .plan import CodingPlan
+from .reduction import row_places, rows_at_once
 from .share import ALL_ROWS, RowShare
 from .table_rows import TableRows, read_blocks
 
@@ -16,7 +18,49 @@ _SHRINKAGE_PENALTY = 4.0
 _LEAST_SCALE = 2.0**-10
 
 
-def normalized_rows(table: TableRows, ids: Tensor, per_row: bool, share: RowShare = ALL_ROWS) -> tuple[Tensor, float]:
+@dataclass(frozen=True)
+class DividedRows:
+    """Rows of a table, divided when they are asked for.
+
+    Attributes:
+        table: holds the rows.
+        ids: (n,) int64 of them, on the CPU.
+        divisors: (n, 1) float32.
+    """
+
+    table: TableRows
+    ids: Tensor
+    divisors: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, d)."""
+        return len(self.ids), self.table.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are."""
+        return self.table.device
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self.ids)
+
+    def __getitem__(self, place: slice) -> Tensor:
+        """Some of the rows, (n, d) float32."""
+        return self.table.read(self.ids[place]).float().div_(self.divisors[place])
+
+    def gathered(self, count: int) -> Tensor:
+        """The first `count` rows, in a tensor of their own."""
+        rows = torch.empty(count, self.shape[1], device=self.device)
+        for place in row_places(count, self.device, rows_at_once(self.device)):
+            rows[place] = self[place]
+        return rows
+
+
+def normalized_rows(
+    table: TableRows, ids: Tensor, per_row: bool, share: RowShare = ALL_ROWS
+) -> tuple[DividedRows, float]:
     """Rows to code: divided by their own norms, or all by the power of two at or above the largest norm.
 
     Args:
@@ -26,19 +70,15 @@ def normalized_rows(table: TableRows, ids: Tensor, per_row: bool, share: RowShar
         share: which of all rows these are.
 
     Returns:
-        (n, d) float32 of norms at most 1, and the common divisor, 1 when each row has its own.
+        The rows, of norms at most 1, and the common divisor, 1 when each row has its own.
     """
-    targets = torch.empty(ids.numel(), table.shape[1], device=table.device)
-    largest = 0.0
-    for place, rows in read_blocks(table, ids):
-        units, norms = unit_rows(rows)
-        if norms.numel():
-            largest = max(largest, float(norms.max()))
-        targets[place] = units if per_row else rows
+    norms = torch.empty(ids.numel(), 1, device=table.device)
+    for place, rows in read_blocks(table, ids, rows_at_once(table.device)):
+        norms[place] = safe_norms(rows)
     if per_row:
-        return targets, 1.0
-    common = power_of_two_above(share.largest(largest))
-    return targets.div_(common), common
+        return DividedRows(table, ids, torch.where(norms > 0, norms, 1.0)), 1.0
+    common = power_of_two_above(share.largest(float(norms.max()) if norms.numel() else 0.0))
+    return DividedRows(table, ids, torch.full_like(norms, common)), common
 
 
 def restore_scales(stored: dict[str, Tensor], common: float) -> None:
@@ -100,7 +140,7 @@ def fit_row_scales(
     """
     scales = torch.empty(ids.numel(), device=table.device)
     slots = torch.arange(ids.numel(), device=table.device)
-    for place, rows in read_blocks(table, ids):
+    for place, rows in read_blocks(table, ids, rows_at_once(table.device)):
         rows, norms = unit_rows(rows)
         decoded = decode_unscaled(plan, stored, slots[place])
         weighted = decoded if metric is None else decoded @ metric

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from .reduction import block_rows
+from .reduction import block_rows, rows_at_once
 from .share import ALL_ROWS, RowShare
 
 
@@ -30,8 +30,13 @@ class TableRows(Protocol):
         """Where rows are computed on."""
         ...
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether rows are read as fast as from a tensor."""
+        ...
+
     def read(self, ids: Tensor) -> Tensor:
-        """Some rows, (n, d), on the device; `ids` are (n,) int64 on the CPU."""
+        """Some rows in a tensor of their own, (n, d), on the device; `ids` are (n,) int64 on the CPU."""
         ...
 
 
@@ -60,6 +65,11 @@ class DenseRows:
         """Where the table lies."""
         return self.weight.device
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether rows are read as fast as from a tensor."""
+        return True
+
     def read(self, ids: Tensor) -> Tensor:
         """Some rows, (n, d)."""
         return self.weight.index_select(0, ids.to(self.weight.device))
@@ -81,10 +91,10 @@ def as_rows(weight: Tensor | TableRows) -> TableRows:
     return DenseRows(weight.detach())
 
 
-def read_blocks(table: TableRows, ids: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Rows in float32, a block of the device class's fixed size at a time, each with its place in `ids`."""
+def read_blocks(table: TableRows, ids: Tensor, size: int | None = None) -> Iterator[tuple[slice, Tensor]]:
+    """Rows in float32, a block of a fixed size at a time, each with its place in `ids` (see `row_blocks`)."""
     start = 0
-    for block in ids.split(block_rows(table.device)):
+    for block in ids.split(size or block_rows(table.device)):
         yield slice(start, start + block.numel()), table.read(block).float()
         start += block.numel()
 
@@ -97,7 +107,7 @@ def check_finite(table: TableRows, share: RowShare = ALL_ROWS) -> None:
     """
     ids = share.places(table.shape[0], table.device)
     first = table.shape[0]
-    for place, block in read_blocks(table, ids):
+    for place, block in read_blocks(table, ids, rows_at_once(table.device)):
         finite = torch.isfinite(block).all(dim=1)
         if not bool(finite.all()):
             first = int(ids[place][(~finite).nonzero()[0].cpu()])

@@ -10,7 +10,7 @@ from .nested import encode_nested
 from .packing import pack_bits, pack_values
 from .plan import CodingPlan, TierKind
 from .quantize import dequantize_scales, quantize_scales
-from .reduction import row_blocks
+from .reduction import row_blocks, rows_at_once
 from .refine import Refiner, RefineSchedule
 from .rotation import gaussian_levels, rotate
 from .share import RowShare
@@ -54,7 +54,7 @@ def encode_tier(
         residual -= decode_tier(plan, number, stored, torch.arange(tier.coverage, device=residual.device))
         return
     coordinates = _Coordinates.of(plan, number, metric, stored)
-    blocks = list(row_blocks(residual))
+    blocks = list(row_blocks(residual, rows_at_once(residual.device)))
     scales = [coordinates.scales(coordinates.values(rows)) for _, rows in blocks]
     scale_codes, scale_range = quantize_scales(share.merge(torch.cat(scales)), tier.row_scale_bits)
     scale_codes = share.take(scale_codes)
@@ -63,10 +63,11 @@ def encode_tier(
     def encode_block(numbered: tuple[int, tuple[slice, Tensor]]) -> None:
         block, (place, rows) = numbered
         scale = dequantize_scales(scale_codes[place], scale_range).unsqueeze(1)  # (n, 1)
-        codes[block] = coordinates.encode(coordinates.values(rows), scale)
+        found = coordinates.encode(coordinates.values(rows), scale)
+        codes[block] = pack_values(found, coordinates.bits)
 
     for_each(enumerate(blocks), encode_block, residual.device)
-    stored[prefix + "codes"] = pack_values(torch.cat(codes), coordinates.bits)
+    stored[prefix + "codes"] = torch.cat(codes)  # each of whole bytes, since all but the last are of 8 n rows
     stored[prefix + "row_scale"] = pack_values(scale_codes.unsqueeze(1), tier.row_scale_bits)
     stored[prefix + "row_scale_range"] = scale_range
     for place, rows in blocks:

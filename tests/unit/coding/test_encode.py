@@ -12,7 +12,7 @@ from transformers_lighttoken.coding.refine import RefineSchedule
 from transformers_lighttoken.coding.rotation import gaussian_levels, rotate
 from transformers_lighttoken.coding.rows import fit_row_scales
 from transformers_lighttoken.coding.table import CompressedTable, digest_of
-from transformers_lighttoken.coding.table_rows import as_rows
+from transformers_lighttoken.coding.table_rows import DenseRows, as_rows
 from transformers_lighttoken.coding.tier_index import decode_depths, encode_depths, storage_order
 
 ROWS, DIM = 600, 24
@@ -211,6 +211,29 @@ def test_the_same_seed_gives_the_same_bytes():
     digests = {encode(weight(), plan, depths, options=QUICK).digest() for _ in range(2)}
     assert len(digests) == 1
     assert digest_of({}) not in digests
+
+
+class RowsOfAFile(DenseRows):
+    @property
+    def in_memory(self):
+        return False
+
+
+@pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize("row_scale_bits", [0, 8])
+def test_the_same_bytes_whether_a_copy_of_the_rows_is_held_or_not(centered, row_scale_bits):
+    dense = weight(rows=5000, dim=13)
+    depths = (torch.arange(5000) % 4 == 1).long()
+    plan = CodingPlan(
+        num_embeddings=5000, embedding_dim=13, stage_bits=(7,), tiers=(Tier(1250, "trellis", 7, 8),),
+        index_bytes=encode_depths(depths, 1).numel(), row_scale_bits=row_scale_bits, centered=centered,
+    )  # fmt: skip
+    read, held = (encode(table, plan, depths, options=QUICK) for table in (DenseRows(dense), RowsOfAFile(dense)))
+    assert read.digest() == held.digest()
+    left = (read.decode_all() - dense).square().sum(1) / dense.square().sum(1)
+    covered = left[depths == 1]  # coded 512 at a time
+    assert float(covered[1024:].mean()) == pytest.approx(float(covered[:512].mean()), rel=0.1)
+    assert float(covered.mean()) < 0.7 * float(left[depths == 0].mean())
 
 
 def test_decode_keeps_the_shape_of_ids_and_refuses_those_out_of_range():

@@ -37,14 +37,15 @@ def test_nesting_costs_nothing_and_prefixes_come_close_to_codes_of_their_size():
 
 def test_the_rounds_reported_are_all_that_there_are():
     schedule, seen = RefineSchedule(rounds=2, stage_rounds=1), []
-    refiner = Refiner(targets()[:50])
+    rows = targets()[:50]
+    refiner = Refiner(rows)
     encode_nested(refiner, (4, 5), "int8", schedule, on_round=lambda *told: seen.append(told))
     assert (
         [number for number, _ in seen] == list(range(num_rounds((4, 5), schedule, from_nothing=True))) == [0, 1, 2, 3]
     )
     codes, decoder, scale = encode_nested(refiner, (4, 5), "int8", schedule)
-    left = refiner.targets - (codes.float() * 2 - 1) @ dequantize_rows(decoder, scale)
-    assert seen[-1][1] == pytest.approx(float(left.square().sum() / refiner.targets.square().sum()), rel=0.05)
+    left = rows - (codes.float() * 2 - 1) @ dequantize_rows(decoder, scale)
+    assert seen[-1][1] == pytest.approx(float(left.square().sum() / rows.square().sum()), rel=0.05)
     assert seen[-1][1] < seen[0][1]
 
 
