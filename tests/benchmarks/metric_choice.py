@@ -95,10 +95,9 @@ def metrics_of(table: RealTable, sequences: Calibration) -> tuple[Tensor | None,
     device = table.weight.device
     inputs = input_metric(model, [model.get_input_embeddings()], sequences.batches(device), measure._PROJECTIONS)
     head = model.get_output_embeddings()
-    tied = head is not None and head.weight is model.get_input_embeddings().weight
-    metric, covariance = (
-        (None, None) if head is None or not tied else head_moments(model, head, sequences.batches(device))
-    )
+    if head is None or head.weight is not model.get_input_embeddings().weight:
+        return None, inputs, None
+    metric, covariance = head_moments(model, head, sequences.batches(device))
     return metric, inputs, covariance
 
 
