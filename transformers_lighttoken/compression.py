@@ -77,7 +77,10 @@ def compress_table(
     if not isinstance(config, LightTokenConfig):
         raise TypeError(f"config must be a LightTokenConfig, got {type(config).__name__}.")
     if not isinstance(weight, (Tensor, TableRows)):
-        raise TypeError(f"weight must be a torch.Tensor, got {type(weight).__name__}: use torch.from_numpy.")
+        raise TypeError(
+            f"weight must be a torch.Tensor, got {type(weight).__name__}: use torch.from_numpy, or give all members of "
+            "coding.table_rows.TableRows."
+        )
     table = as_rows(weight)
     check_finite(table, share)
     frequencies = checked_frequencies(frequencies, table.shape[0])

@@ -74,7 +74,8 @@ def mean_row(table: TableRows, weights: Tensor | None = None, share: RowShare = 
     weights = weights.double() / weights.double().sum()
     total = torch.zeros(table.shape[1], dtype=torch.float64, device=table.device)
     ids = share.places(table.shape[0], table.device)
-    largest = max((float(safe_norms(rows).max()) for _, rows in read_blocks(table, ids)), default=0.0)
+    norms = [safe_norms(rows) for _, rows in read_blocks(table, ids) if len(rows)]
+    largest = max((float(part.max()) for part in norms), default=0.0)
     unit = power_of_two_above(share.largest(largest))
     for place, rows in read_blocks(table, ids):
         part = weights[ids[place]].to(table.device).float().unsqueeze(1)  # (n, 1)

@@ -105,14 +105,14 @@ def encode(
     if plan.centered:
         stored["center"] = (mean_row(table, share=share) if options.center is None else options.center).to(table.device)
         rows = CenteredRows(table, stored["center"])
-    made, common = normalized_rows(rows, ids, plan.row_scale_bits > 0, share)
-    targets = made if _made_when_asked(rows, plan, options) else made.gathered(len(made))
+    copied = not _can_do_without_copy(rows, plan, options)
+    targets, common = normalized_rows(rows, ids, plan.row_scale_bits > 0, share, copied)
     if isinstance(targets, Tensor):
         _encode_low_rank(targets, plan, metric, stored, options)
     kept = None if options.nested_in is None else share.take(first_bits(options.nested_in, plan, depths))
     _encode_base(targets, plan, metric, stored, options, progress, kept)
     covered = local.tiers[0].coverage if local.tiers else 0
-    residual = targets[:covered] if isinstance(targets, Tensor) else targets.gathered(covered)
+    residual = targets[:covered]  # changed in place: the rows themselves are not needed any more
     _subtract_base_code(residual, local, stored)
     if plan.whitening_rank:
         stored |= _whitening(plan, metric, options.nested_in, table.device)
@@ -160,8 +160,8 @@ def check_weight(weight: Tensor) -> None:
     check_finite(as_rows(weight))
 
 
-def _made_when_asked(table: TableRows, plan: CodingPlan, options: EncodeOptions) -> bool:
-    """Whether refinement can do without a copy of the rows: reading them is quick, and nothing else goes over them."""
+def _can_do_without_copy(table: TableRows, plan: CodingPlan, options: EncodeOptions) -> bool:
+    """Whether reading the rows is quick, and nothing but refinement goes over them."""
     refined_alone = options.solver == "refined" and options.warm_start == "closed_form"
     return table.in_memory and refined_alone and not plan.rank
 
@@ -199,7 +199,9 @@ def _encode_base(
     if kept is not None and kept.shape[1] >= plan.code_bits:  # nothing new to refine
         schedule = replace(schedule, rounds=0)
     trained = options.solver == "paper" or options.warm_start == "autoencoder"
-    if start is None and trained and isinstance(residual, Tensor):
+    if start is None and trained:
+        if not isinstance(residual, Tensor):
+            raise TypeError("an autoencoder trains on rows in a tensor: see _can_do_without_copy.")
         start, decoder, scale = train_chain(
             residual, plan.stage_bits, options.alpha, options.seed, plan.decoder_dtype,
             on_stage=lambda number: report("autoencoder stages", number + 1, len(plan.stage_bits)),

@@ -43,8 +43,8 @@ def pack_bits(bits: Tensor) -> Tensor:
 
 
 def signs_of(bits: Tensor) -> Tensor:
-    """-1 and +1, float32, for bits of any shape."""
-    return bits.float().mul_(2).sub_(1)
+    """-1 and +1, float32, for bits, bool or integer, of any shape."""
+    return bits.to(torch.float32, copy=True).mul_(2).sub_(1)
 
 
 def unpack_row_bytes(packed: Tensor, rows: Tensor, bits_per_row: int) -> Tensor:

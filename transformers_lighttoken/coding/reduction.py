@@ -39,7 +39,7 @@ class RowSource(Protocol):
 _GRID = 2.0**28
 CPU_BLOCK_ROWS = 4096
 CUDA_BLOCK_ROWS = 32768
-_CPU_ROWS_AT_ONCE = 512
+_CPU_ROWS_AT_ONCE = 512  # divides the blocks above; a multiple of 8, so that packed rows are whole bytes
 
 
 def local_sum(total: Tensor) -> Tensor:
@@ -58,9 +58,9 @@ def rows_at_once(device: torch.device) -> int:
 
 
 def row_places(count: int, device: torch.device, size: int | None = None) -> Iterator[slice]:
-    """Places of blocks of a fixed number of rows, by default that of the device class."""
+    """Places of blocks of a fixed number of rows, by default that of the device class; one empty block of no rows."""
     size = size or block_rows(device)
-    for start in range(0, count, size):
+    for start in range(0, max(count, 1), size):
         yield slice(start, min(start + size, count))
 
 

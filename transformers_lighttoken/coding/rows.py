@@ -9,7 +9,7 @@ from torch import Tensor
 from .decode import StoredTensors, decode_unscaled
 from .packing import bfloat16_of_bits, bits_of_bfloat16, bits_of_float32, float32_of_bits
 from .plan import CodingPlan
-from .reduction import row_places, rows_at_once
+from .reduction import rows_at_once
 from .share import ALL_ROWS, RowShare
 from .table_rows import TableRows, read_blocks
 
@@ -48,19 +48,16 @@ class DividedRows:
 
     def __getitem__(self, place: slice) -> Tensor:
         """Some of the rows, (n, d) float32."""
-        return self.table.read(self.ids[place]).float().div_(self.divisors[place])
-
-    def gathered(self, count: int) -> Tensor:
-        """The first `count` rows, in a tensor of their own."""
-        rows = torch.empty(count, self.shape[1], device=self.device)
-        for place in row_places(count, self.device, rows_at_once(self.device)):
-            rows[place] = self[place]
+        ids, divisors = self.ids[place], self.divisors[place]
+        rows = torch.empty(len(ids), self.shape[1], device=self.device)
+        for part, read in read_blocks(self.table, ids, rows_at_once(self.device)):
+            torch.div(read, divisors[part], out=rows[part])
         return rows
 
 
 def normalized_rows(
-    table: TableRows, ids: Tensor, per_row: bool, share: RowShare = ALL_ROWS
-) -> tuple[DividedRows, float]:
+    table: TableRows, ids: Tensor, per_row: bool, share: RowShare = ALL_ROWS, copied: bool = True
+) -> tuple[Tensor | DividedRows, float]:
     """Rows to code: divided by their own norms, or all by the power of two at or above the largest norm.
 
     Args:
@@ -68,17 +65,24 @@ def normalized_rows(
         ids: (n,) int64 of this process's rows, on the CPU.
         per_row: whether each row is divided by its own norm; rows of zeros stay.
         share: which of all rows these are.
+        copied: whether the rows are wanted in a tensor of their own, or are made when they are asked for.
 
     Returns:
-        The rows, of norms at most 1, and the common divisor, 1 when each row has its own.
+        The rows, (n, d) float32 of norms at most 1, and the common divisor, 1 when each row has its own.
     """
-    norms = torch.empty(ids.numel(), 1, device=table.device)
+    divisors = torch.empty(ids.numel(), 1, device=table.device)
+    copy = torch.empty(ids.numel(), table.shape[1], device=table.device) if copied else None
     for place, rows in read_blocks(table, ids, rows_at_once(table.device)):
-        norms[place] = safe_norms(rows)
+        divisors[place] = safe_norms(rows)
+        if copy is not None:
+            copy[place] = rows
+    common = 1.0
     if per_row:
-        return DividedRows(table, ids, torch.where(norms > 0, norms, 1.0)), 1.0
-    common = power_of_two_above(share.largest(float(norms.max()) if norms.numel() else 0.0))
-    return DividedRows(table, ids, torch.full_like(norms, common)), common
+        divisors = torch.where(divisors > 0, divisors, 1.0)
+    else:
+        common = power_of_two_above(share.largest(float(divisors.max()) if divisors.numel() else 0.0))
+        divisors.fill_(common)
+    return DividedRows(table, ids, divisors) if copy is None else copy.div_(divisors), common
 
 
 def restore_scales(stored: dict[str, Tensor], common: float) -> None:

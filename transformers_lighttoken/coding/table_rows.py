@@ -32,11 +32,11 @@ class TableRows(Protocol):
 
     @property
     def in_memory(self) -> bool:
-        """Whether rows are read as fast as from a tensor."""
+        """Whether rows are read as fast as from a tensor: then they are read again wherever they are needed."""
         ...
 
     def read(self, ids: Tensor) -> Tensor:
-        """Some rows in a tensor of their own, (n, d), on the device; `ids` are (n,) int64 on the CPU."""
+        """Some rows, (n, d), on the device; `ids` are (n,) int64 on the CPU. Several threads may read at a time."""
         ...
 
 

@@ -67,7 +67,7 @@ def encode_tier(
         codes[block] = pack_values(found, coordinates.bits)
 
     for_each(enumerate(blocks), encode_block, residual.device)
-    stored[prefix + "codes"] = torch.cat(codes)  # each of whole bytes, since all but the last are of 8 n rows
+    stored[prefix + "codes"] = torch.cat(codes)
     stored[prefix + "row_scale"] = pack_values(scale_codes.unsqueeze(1), tier.row_scale_bits)
     stored[prefix + "row_scale_range"] = scale_range
     for place, rows in blocks:

@@ -27,8 +27,9 @@ _WANTING = (
 _OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 DROPPED = "dropped"
 # Shares of (identity, head metric, input metric), and the power that tempers the blend (see `sensitivity.blend`). The
-# input metric of a model that writes text is the Fisher information of what it writes; that of others is of their
-# output, of which only a part matters to any task, and so it weighs less.
+# input metric of a causal language model is the Fisher information of its very task, and so it weighs more than that of
+# other models' outputs, of which a task needs a part. Chosen on one model of each kind by
+# tests/benchmarks/metric_choice.py.
 _TIED_BLEND, _TIED_POWER = (0.1, 0.75, 0.15), 0.75
 _WRITER_BLEND, _WRITER_POWER = (0.2, 0.0, 0.8), 1.0
 _INPUT_BLEND, _INPUT_POWER = (0.8, 0.0, 0.2), 0.5

@@ -124,8 +124,8 @@ def mean_prediction(model: nn.Module, batches: Iterable[Batch]) -> Tensor | None
 def blend(parts: Iterable[tuple[float, Tensor | None]], dim: int, power: float = 0.5) -> Tensor:
     """A power of a weighted sum of metrics of trace d, scaled to trace d again.
 
-    A power below 1 tempers the metric: measured on a little text it overstates how much directions differ, and the
-    plain error grows more than the model gains.
+    A power below 1 tempers the metric: measured on a little text it may overstate how much directions differ, and the
+    plain error then grows more than the model gains.
 
     Args:
         parts: share and metric of each part; None is the identity.

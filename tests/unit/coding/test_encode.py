@@ -1,3 +1,5 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +13,7 @@ from transformers_lighttoken.coding.plan import CodingPlan, Tier
 from transformers_lighttoken.coding.refine import RefineSchedule
 from transformers_lighttoken.coding.rotation import gaussian_levels, rotate
 from transformers_lighttoken.coding.rows import fit_row_scales
+from transformers_lighttoken.coding.share import RowShare
 from transformers_lighttoken.coding.table import CompressedTable, digest_of
 from transformers_lighttoken.coding.table_rows import DenseRows, as_rows
 from transformers_lighttoken.coding.tier_index import decode_depths, encode_depths, storage_order
@@ -217,6 +220,63 @@ class RowsOfAFile(DenseRows):
     @property
     def in_memory(self):
         return False
+
+
+def encoded_by_several(count, *given, **options):
+    """One table for each of several processes, which are threads here."""
+    barrier, held = threading.Barrier(count, timeout=60), [None] * count
+
+    def gather(index, tensor):
+        held[index] = tensor
+        barrier.wait()
+        found = list(held)
+        barrier.wait()
+        return found
+
+    def run(index):
+        total = lambda part: torch.stack(gather(index, part)).sum(dim=0)  # noqa: E731
+        share = RowShare(index, count, total, lambda part: gather(index, part))
+        return encode(*given, options=replace(QUICK, share=share, **options))
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(run, range(count)))
+
+
+@pytest.mark.parametrize("changes", [{"centered": True}, {"rank": 2}, {"row_scale_bits": 0}])
+def test_processes_without_rows_help_with_nothing(changes):
+    dense = weight(rows=5000, dim=13)
+    depths = (torch.arange(5000) % 4 == 1).long()  # all that the tier covers are of the first process
+    plan = CodingPlan(
+        num_embeddings=5000, embedding_dim=13, stage_bits=(7,), tiers=(Tier(1250, "trellis", 7, 8),),
+        index_bytes=encode_depths(depths, 1).numel(), row_scale_bits=8,
+    )  # fmt: skip
+    plan = replace(plan, **changes)
+    alone = encode(dense, plan, depths, options=QUICK).digest()
+    assert [table.digest() for table in encoded_by_several(3, dense, plan, depths)] == [alone] * 3
+
+
+@pytest.mark.parametrize("solver", ["refined", "paper"])
+def test_processes_without_rows_train_too(solver):
+    dense = weight(rows=300, dim=13)
+    plan = CodingPlan(num_embeddings=300, embedding_dim=13, stage_bits=(7,), row_scale_bits=0)
+    options = {"solver": solver, "warm_start": "autoencoder"}
+    alone = encode(dense, plan, options=replace(QUICK, **options)).digest()
+    assert [table.digest() for table in encoded_by_several(2, dense, plan, **options)] == [alone] * 2
+
+
+class RowsByView(DenseRows):
+    def read(self, ids):
+        first = int(ids[0]) if len(ids) else 0
+        return self.weight[first : first + len(ids)]
+
+
+def test_rows_that_are_read_as_views_are_left_as_they_were():
+    dense = weight()
+    kept = dense.clone()
+    plan = CodingPlan(num_embeddings=ROWS, embedding_dim=DIM, stage_bits=(7,), row_scale_bits=8)
+    found = encode(RowsByView(dense), plan, options=QUICK)
+    assert torch.equal(dense, kept)
+    assert found.digest() == encode(dense, plan, options=QUICK).digest()
 
 
 @pytest.mark.parametrize("centered", [False, True])
