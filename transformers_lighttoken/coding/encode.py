@@ -62,6 +62,11 @@ class EncodeOptions:
     head_covariance: Tensor | None = None
     center: Tensor | None = None
 
+    @property
+    def trains_autoencoder(self) -> bool:
+        """Whether the autoencoder is trained, alone or to start refinement from."""
+        return self.solver == "paper" or self.warm_start == "autoencoder"
+
 
 @one_thread_each
 def encode(
@@ -162,8 +167,7 @@ def check_weight(weight: Tensor) -> None:
 
 def _can_do_without_copy(table: TableRows, plan: CodingPlan, options: EncodeOptions) -> bool:
     """Whether reading the rows is quick, and nothing but refinement goes over them."""
-    refined_alone = options.solver == "refined" and options.warm_start == "closed_form"
-    return table.in_memory and refined_alone and not plan.rank
+    return table.in_memory and not options.trains_autoencoder and not plan.rank
 
 
 def _encode_low_rank(
@@ -198,8 +202,7 @@ def _encode_base(
     start, schedule = kept, options.schedule
     if kept is not None and kept.shape[1] >= plan.code_bits:  # nothing new to refine
         schedule = replace(schedule, rounds=0)
-    trained = options.solver == "paper" or options.warm_start == "autoencoder"
-    if start is None and trained:
+    if start is None and options.trains_autoencoder:
         if not isinstance(residual, Tensor):
             raise TypeError("an autoencoder trains on rows in a tensor: see _can_do_without_copy.")
         start, decoder, scale = train_chain(

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from .reduction import block_rows, rows_at_once
+from .reduction import row_places, rows_at_once
 from .share import ALL_ROWS, RowShare
 
 
@@ -92,11 +92,9 @@ def as_rows(weight: Tensor | TableRows) -> TableRows:
 
 
 def read_blocks(table: TableRows, ids: Tensor, size: int | None = None) -> Iterator[tuple[slice, Tensor]]:
-    """Rows in float32, a block of a fixed size at a time, each with its place in `ids` (see `row_blocks`)."""
-    start = 0
-    for block in ids.split(size or block_rows(table.device)):
-        yield slice(start, start + block.numel()), table.read(block).float()
-        start += block.numel()
+    """Rows in float32, a block of a fixed size at a time, each with its place in `ids` (see `row_places`)."""
+    for place in row_places(len(ids), table.device, size):
+        yield place, table.read(ids[place]).float()
 
 
 def check_finite(table: TableRows, share: RowShare = ALL_ROWS) -> None:

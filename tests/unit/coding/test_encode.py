@@ -1,11 +1,10 @@
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from tests.thread_processes import in_processes
 from tests.unit.coding.test_trellis import slow_levels
 from transformers_lighttoken.coding.decode import decode_unscaled
 from transformers_lighttoken.coding.encode import EncodeOptions, encode
@@ -13,7 +12,6 @@ from transformers_lighttoken.coding.plan import CodingPlan, Tier
 from transformers_lighttoken.coding.refine import RefineSchedule
 from transformers_lighttoken.coding.rotation import gaussian_levels, rotate
 from transformers_lighttoken.coding.rows import fit_row_scales
-from transformers_lighttoken.coding.share import RowShare
 from transformers_lighttoken.coding.table import CompressedTable, digest_of
 from transformers_lighttoken.coding.table_rows import DenseRows, as_rows
 from transformers_lighttoken.coding.tier_index import decode_depths, encode_depths, storage_order
@@ -222,37 +220,27 @@ class RowsOfAFile(DenseRows):
         return False
 
 
-def encoded_by_several(count, *given, **options):
-    """One table for each of several processes, which are threads here."""
-    barrier, held = threading.Barrier(count, timeout=60), [None] * count
+def digests_of_processes(count, *given, **options):
+    tables = in_processes(count, lambda share: encode(*given, options=replace(QUICK, share=share, **options)))
+    return [table.digest() for table in tables]
 
-    def gather(index, tensor):
-        held[index] = tensor
-        barrier.wait()
-        found = list(held)
-        barrier.wait()
-        return found
 
-    def run(index):
-        total = lambda part: torch.stack(gather(index, part)).sum(dim=0)  # noqa: E731
-        share = RowShare(index, count, total, lambda part: gather(index, part))
-        return encode(*given, options=replace(QUICK, share=share, **options))
-
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(run, range(count)))
+def one_tier_of_a_quarter(**changes):
+    """All that the tier covers are of the first block of rows."""
+    depths = (torch.arange(5000) % 4 == 1).long()
+    plan = CodingPlan(
+        num_embeddings=5000, embedding_dim=13, stage_bits=(7,), tiers=(Tier(1250, "trellis", 7, 8),),
+        index_bytes=encode_depths(depths, 1).numel(),
+    )  # fmt: skip
+    return replace(plan, **changes), depths
 
 
 @pytest.mark.parametrize("changes", [{"centered": True}, {"rank": 2}, {"row_scale_bits": 0}])
 def test_processes_without_rows_help_with_nothing(changes):
     dense = weight(rows=5000, dim=13)
-    depths = (torch.arange(5000) % 4 == 1).long()  # all that the tier covers are of the first process
-    plan = CodingPlan(
-        num_embeddings=5000, embedding_dim=13, stage_bits=(7,), tiers=(Tier(1250, "trellis", 7, 8),),
-        index_bytes=encode_depths(depths, 1).numel(), row_scale_bits=8,
-    )  # fmt: skip
-    plan = replace(plan, **changes)
+    plan, depths = one_tier_of_a_quarter(**{"row_scale_bits": 8, **changes})
     alone = encode(dense, plan, depths, options=QUICK).digest()
-    assert [table.digest() for table in encoded_by_several(3, dense, plan, depths)] == [alone] * 3
+    assert digests_of_processes(3, dense, plan, depths) == [alone] * 3
 
 
 @pytest.mark.parametrize("solver", ["refined", "paper"])
@@ -261,7 +249,7 @@ def test_processes_without_rows_train_too(solver):
     plan = CodingPlan(num_embeddings=300, embedding_dim=13, stage_bits=(7,), row_scale_bits=0)
     options = {"solver": solver, "warm_start": "autoencoder"}
     alone = encode(dense, plan, options=replace(QUICK, **options)).digest()
-    assert [table.digest() for table in encoded_by_several(2, dense, plan, **options)] == [alone] * 2
+    assert digests_of_processes(2, dense, plan, **options) == [alone] * 2
 
 
 class RowsByView(DenseRows):
@@ -283,11 +271,7 @@ def test_rows_that_are_read_as_views_are_left_as_they_were():
 @pytest.mark.parametrize("row_scale_bits", [0, 8])
 def test_the_same_bytes_whether_a_copy_of_the_rows_is_held_or_not(centered, row_scale_bits):
     dense = weight(rows=5000, dim=13)
-    depths = (torch.arange(5000) % 4 == 1).long()
-    plan = CodingPlan(
-        num_embeddings=5000, embedding_dim=13, stage_bits=(7,), tiers=(Tier(1250, "trellis", 7, 8),),
-        index_bytes=encode_depths(depths, 1).numel(), row_scale_bits=row_scale_bits, centered=centered,
-    )  # fmt: skip
+    plan, depths = one_tier_of_a_quarter(row_scale_bits=row_scale_bits, centered=centered)
     read, held = (encode(table, plan, depths, options=QUICK) for table in (DenseRows(dense), RowsOfAFile(dense)))
     assert read.digest() == held.digest()
     left = (read.decode_all() - dense).square().sum(1) / dense.square().sum(1)

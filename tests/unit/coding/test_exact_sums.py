@@ -1,11 +1,8 @@
-from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
-
 import pytest
 import torch
 
+from tests.thread_processes import in_processes
 from transformers_lighttoken.coding.exact_sums import ExactSums
-from transformers_lighttoken.coding.share import RowShare
 
 
 def pieces_of_a_step(magnitude, step):
@@ -22,27 +19,12 @@ def pieces_of_a_step(magnitude, step):
 
 def sums_of(groups, steps):
     """What each of some processes gets, here threads, that hold the pieces of its group."""
-    barrier, slots = Barrier(len(groups), timeout=60), [torch.empty(0)] * len(groups)
 
-    def exchange(index, tensor):
-        slots[index] = tensor
-        barrier.wait()
-        every = list(slots)
-        barrier.wait()
-        return every
-
-    def work(index):
-        share = RowShare(
-            index,
-            len(groups),
-            reduce=lambda total: torch.stack(exchange(index, total)).sum(dim=0),
-            gather=lambda tensor: exchange(index, tensor),
-        )
+    def work(share):
         sums = ExactSums(share)
-        return [sums([pieces[number] for number in groups[index]], pieces[0]) for pieces in steps]
+        return [sums([pieces[number] for number in groups[share.index]], pieces[0]) for pieces in steps]
 
-    with ThreadPoolExecutor(len(groups)) as pool:
-        return list(pool.map(work, range(len(groups))))
+    return in_processes(len(groups), work)
 
 
 @pytest.mark.parametrize("magnitude", [1e-12, 1.0, 1e6])
