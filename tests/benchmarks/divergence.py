@@ -4,17 +4,16 @@ from typing import Any
 
 import torch
 
+from transformers_lighttoken.evaluation.zero_shot.running import text_tokens
+from transformers_lighttoken.modeling.distillation import divergence
+
 _WINDOW = 512
 
 
 @torch.no_grad()
-def divergence(dense: Any, model: Any, tokenizer: Any, text: str, max_tokens: int) -> float:
-    """Mean Kullback-Leibler divergence of a model's predictions from the dense model's, in nats a token."""
-    ids = tokenizer(text[: 20 * max_tokens], return_tensors="pt")["input_ids"][0, :max_tokens].to(dense.device)
-    total = 0.0
-    for window in ids.split(_WINDOW):
-        wanted, found = (
-            part(input_ids=window.unsqueeze(0)).logits[0].float().log_softmax(dim=-1) for part in (dense, model)
-        )
-        total += float((wanted.exp() * (wanted - found)).sum(dtype=torch.float64))
-    return total / len(ids)
+def divergence_on(text: str, dense: Any, model: Any, tokenizer: Any, max_tokens: int) -> float:
+    """Mean Kullback-Leibler divergence of a model's predictions from the dense model's, in nats a token of a text."""
+    tokens = torch.tensor(text_tokens(dense, tokenizer, text, max_tokens), device=dense.device)
+    windows = tokens.split(_WINDOW)
+    found = [float(divergence(model, dense, {"input_ids": window.unsqueeze(0)})) for window in windows]
+    return sum(len(window) * apart for window, apart in zip(windows, found, strict=True)) / len(tokens)

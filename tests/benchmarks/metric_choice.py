@@ -59,7 +59,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tests.benchmarks.common import print_table, timed
-from tests.benchmarks.divergence import divergence
+from tests.benchmarks.divergence import divergence_on
 from tests.benchmarks.rate_distortion import measure_with
 from tests.benchmarks.real_tables import RealTable, load_table
 from transformers_lighttoken import LightTokenConfig, compress_table
@@ -124,7 +124,7 @@ def task_of(table: RealTable, data: Path, rows: int) -> tuple[str, Callable[[], 
     if model.can_generate():
         text = "\n".join(dict.fromkeys(load_rows(data, "squad", "validation")["context"]))
         reference = copy.deepcopy(model)
-        return "divergence", lambda: divergence(reference, model, tokenizer, text, 2 * rows)
+        return "divergence", lambda: divergence_on(text, reference, model, tokenizer, 2 * rows)
     chosen = load_rows(data, "stsb", "train").shuffle(seed=0).select(range(rows))
     dense = sts_spearman(model, tokenizer, chosen).spearman
     return "Spearman over dense", lambda: sts_spearman(model, tokenizer, chosen).spearman / dense

@@ -20,7 +20,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.benchmarks.common import interleaved_ratio, peak_memory, print_table, timed
-from tests.benchmarks.divergence import divergence
+from tests.benchmarks.divergence import divergence_on
 from transformers_lighttoken import LightTokenConfig
 from transformers_lighttoken.checkpoint.compress import compress_checkpoint
 from transformers_lighttoken.config import TiePolicy
@@ -102,7 +102,7 @@ def main() -> None:
             folder, seconds = compressed(dense_folder, root / f"{policy}-{ratio:g}", ratio, policy, calibration)
             model = AutoModelForCausalLM.from_pretrained(folder)
             found = measured(model)
-            apart = divergence(dense, model, tokenizer, text, args.max_tokens) if text else float("nan")
+            apart = divergence_on(text, dense, model, tokenizer, args.max_tokens) if text else float("nan")
             calls = [partial(generate, model, inputs), partial(generate, dense, inputs)]
             _, ours, theirs = interleaved_ratio(*calls, pairs=3)
             peaks = [
