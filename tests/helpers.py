@@ -11,6 +11,7 @@ from transformers_lighttoken.coding.packing import bits_of_bfloat16, pack_bits, 
 from transformers_lighttoken.coding.plan import EXACT_DTYPES, CodingPlan, Tier
 from transformers_lighttoken.coding.quantize import quantize_rows, quantize_scales
 from transformers_lighttoken.coding.table import CompressedTable
+from transformers_lighttoken.coding.tier import reference_bits
 from transformers_lighttoken.coding.tier_index import encode_depths
 from transformers_lighttoken.config import LightTokenConfig, TiePolicy
 from transformers_lighttoken.modeling.fitting import sites_to_compress
@@ -27,6 +28,11 @@ def plan_of(rows: int, dim: int, *, rank: int = 2, exact: int = 5, tiers: int = 
     return with_index(
         replace(plan, whitening_rank=3 if tiers > 1 else 0, centered=tiers > 1 and plan.row_scale_bits > 0)
     )
+
+
+def reference_tier(standing: int) -> Tier:
+    """A tier of rows that the others lean on."""
+    return Tier(standing, "reference", reference_bits(standing), 0)
 
 
 def with_index(plan: CodingPlan) -> CodingPlan:
@@ -84,7 +90,8 @@ def random_table(plan: CodingPlan, seed: int = 0) -> CompressedTable:
         )
     for number, tier in enumerate(plan.tiers, start=1):
         prefix = f"tier_{number}_"
-        tensors[prefix + "codes"] = codes(tier.coverage, tier.code_bits)
+        rows_with_codes = coded - tier.coverage if tier.kind == "reference" else tier.coverage
+        tensors[prefix + "codes"] = codes(rows_with_codes, tier.code_bits)
         tensors |= scales(prefix, tier.coverage, tier.row_scale_bits)
         if tier.kind == "learnt":
             tensors[prefix + "decoder"], tensors[prefix + "decoder_scale"] = decoder(tier.code_bits, dim)

@@ -9,13 +9,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .coding.allocation import TierPlan, TierRequest, frequency_weights, plan_full_tiers, plan_tiers
+from .coding.allocation import TierPlan, TierRequest, falling, frequency_weights, plan_full_tiers, plan_tiers
 from .coding.budget import BudgetError, StageSplit, even_stages, plan_equal
 from .coding.centering import CenteredRows, mean_row
 from .coding.encode import EncodeOptions, Progress, encode
 from .coding.journal import NO_JOURNAL, Journal
 from .coding.nested import halved_stages
 from .coding.plan import CodingPlan, DecoderDtype
+from .coding.predicted_leaning import PredictedLeaning, predict_leaning, standing_rows, suitable_standing
 from .coding.prediction import choose_rank, choose_whitening, eigenvalues_and_norms, spectrum_left
 from .coding.quantize import scale_error
 from .coding.share import ALL_ROWS, RowShare
@@ -90,8 +91,8 @@ def compress_table(
     if nested_in is not None:
         config = copy.copy(config)
         config.rank = nested_in.plan.rank
-    larger = None if nested_in is None else nested_in.plan
-    plan, depths = plan_table(table, config, exact_ids, frequencies, metric, share, larger, center)
+    larger, standing = (None, None) if nested_in is None else (nested_in.plan, standing_rows(nested_in))
+    plan, depths = plan_table(table, config, exact_ids, frequencies, metric, share, larger, center, standing)
     options = EncodeOptions(
         solver=config.solver,
         warm_start=config.warm_start,
@@ -118,6 +119,7 @@ def plan_table(
     share: RowShare = ALL_ROWS,
     nested_in: CodingPlan | None = None,
     center: Tensor | None = None,
+    standing: Tensor | None = None,
 ) -> tuple[CodingPlan, Tensor]:
     """What `compress_table` would store, its bytes exact before anything is trained.
 
@@ -130,6 +132,7 @@ def plan_table(
         share: which rows this process measures.
         nested_in: plan of a larger code of the same table.
         center: (d,) int16, bits of the bfloat16 row relative to which rows are coded; None for zero.
+        standing: (V,) bool, the rows that stand alone in a larger code where others lean on them.
 
     Returns:
         The plan and the depth of each row, (V,) int64 (see `coding.tier_index`).
@@ -153,12 +156,18 @@ def plan_table(
         whitening_rank, lost_bits = nested_in.whitening_rank, 0.0
     template = replace(template, whitening_rank=whitening_rank)
     kept = float(left.sum() / eigenvalues.sum().clamp(min=1e-30))
+    weights = None if config.tiers == "equal" or frequencies is None else frequency_weights(frequencies)
+    exact_rows = torch.tensor(exact, dtype=torch.long)
+    leaning = None if weights is None else _leaning(table, config, exact_rows, weights, metric, nested_in, standing)
+    request = TierRequest(
+        template, config.compression_ratio, exact_rows, left, _split(config), lost_bits, nested_in, leaning
+    )
     candidates: list[TierPlan] = []
     problem: BudgetError | None = None
     for bits in _ROW_SCALE_BITS:
-        scaled = replace(template, row_scale_bits=bits)
+        scaled = replace(request, template=replace(template, row_scale_bits=bits))
         try:
-            planned = _plan(scaled, config, exact, frequencies, left, lost_bits, nested_in)
+            planned = plan_full_tiers(scaled) if weights is None else plan_tiers(scaled, weights, standing)
         except BudgetError as error:
             problem = error
         else:
@@ -185,28 +194,21 @@ def _center(
     return mean_row(table, None if frequencies is None else frequency_weights(frequencies), share)
 
 
-def _plan(
-    template: CodingPlan,
+def _leaning(
+    table: TableRows,
     config: LightTokenConfig,
-    exact: list[int],
-    frequencies: Tensor | None,
-    eigenvalues: Tensor,
-    lost_bits: float,
+    exact: Tensor,
+    weights: Tensor,
+    metric: Tensor | None,
     nested_in: CodingPlan | None,
-) -> TierPlan:
-    """Tiers where frequencies are known and wanted, equal coverage elsewhere."""
-    request = TierRequest(
-        template,
-        config.compression_ratio,
-        torch.tensor(exact, dtype=torch.long),
-        eigenvalues,
-        _split(config),
-        lost_bits,
-        nested_in,
-    )
-    if config.tiers == "equal" or frequencies is None:
-        return plan_full_tiers(request)
-    return plan_tiers(request, frequency_weights(frequencies))
+    standing: Tensor | None,
+) -> PredictedLeaning | None:
+    """What it would bring that rare rows lean on others; as in the larger code, if there is one."""
+    if config.solver == "paper" or (nested_in is not None and standing is None):
+        return None
+    order = falling(weights, exact, standing)[: len(weights) - len(exact)]
+    count = suitable_standing(len(order)) if standing is None else int(standing[order].sum())
+    return predict_leaning(table, order, count, metric)
 
 
 def _split(config: LightTokenConfig) -> StageSplit:

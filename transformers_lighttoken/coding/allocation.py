@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .budget import BudgetError, StageSplit, byte_budget, even_stages, largest_fitting, plan_equal
 from .plan import CodingPlan, Tier
+from .predicted_leaning import PredictedLeaning
 from .prediction import predicted_error
 from .tier_index import encode_depths
 from .trellis import trellis_bits, trellis_error
@@ -90,6 +91,7 @@ class TierRequest:
         lost_bits: bits a value that the first tier loses in the metric. What it leaves is white where it coded, so that
             the others lose none.
         nested_in: plan of the larger code that this one is to be cut from; None if it is made anew.
+        leaning: what it is expected to bring that rare rows lean on others; None if they do not.
     """
 
     template: CodingPlan
@@ -99,6 +101,7 @@ class TierRequest:
     split: StageSplit = even_stages
     lost_bits: float = 0.0
     nested_in: CodingPlan | None = None
+    leaning: PredictedLeaning | None = None
 
     @property
     def budget(self) -> int:
@@ -120,7 +123,9 @@ class TierRequest:
         if self.nested_in is None:
             tried = [(widths, [rows] * len(widths)) for widths in _PATTERNS]
         else:
-            tiers = list(takewhile(lambda tier: tier.kind == "trellis", self.nested_in.tiers))
+            tiers = list(
+                takewhile(lambda tier: tier.kind == "trellis", (tier for _, tier in self.nested_in.code_tiers))
+            )
             widths = tuple(tier.trellis_width(self.template.embedding_dim) for tier in tiers)
             most = [min(tier.coverage, rows) for tier in tiers]
             tried = [(widths[:count], most[:count]) for count in range(1, len(tiers) + 1)]
@@ -133,40 +138,63 @@ class TierRequest:
         return sorted({max(1, int(share * most)) for share in _SHARES_OF_BASE})
 
 
-def plan_tiers(request: TierRequest, weights: Tensor) -> TierPlan:
+def plan_tiers(request: TierRequest, weights: Tensor, standing: Tensor | None = None) -> TierPlan:
     """Chooses base bits, tiers and their coverage for the least predicted loss at the byte budget.
 
     Args:
         request: what for.
         weights: (V,) weights of the rows.
+        standing: (V,) bool, the rows that stand alone in the larger code; None if no row leans on another there.
 
     Raises:
         BudgetError: if no plan fits.
     """
-    template, dim = request.template, request.template.embedding_dim
     equal = plan_full_tiers(request)
-    order = _falling(weights, request.exact)
-    ordered = weights[order[: template.num_coded]].numpy()
-    cumulative = np.concatenate([[0.0], np.cumsum(ordered)])
-    patterns = request.patterns()
-    largest = plan_equal(replace(template, whitening_rank=0), request.ratio).code_bits
-    found: list[tuple[float, CodingPlan]] = []
-    for base_bits in request.base_bits(min(largest, 2 * dim)):
-        base = replace(template, stage_bits=(base_bits,))
-        error = predicted_error(request.eigenvalues, base_bits)
-        available = request.budget - base.stored_bytes - template.num_embeddings // 6
-        for widths, errors, most_rows in patterns:
-            tiers, gain = _cover(widths, errors, most_rows, ordered, cumulative, available, dim)
-            if tiers:
-                found.append((error * (1 - gain), replace(base, tiers=tiers)))
-    if not found or min(loss for loss, _ in found) >= equal.loss:
+    order = falling(weights, request.exact, standing)
+    ordered = weights[order[: request.template.num_coded]].numpy()
+    found = [] if request.leaning and request.nested_in else _tier_plans(request, ordered, None)
+    if request.leaning is not None:
+        found += _tier_plans(request, ordered, request.leaning)
+    if not found or (min(loss for loss, _ in found) >= equal.loss and standing is None):
         return equal
     loss, best = _easiest_to_cut(found)
-    depths = _depths(template, best.tiers, order, request.exact)
+    depths = _depths(request.template, best.tiers, order, request.exact)
     try:
         return TierPlan(_fill(best, depths, request), depths, loss)
     except BudgetError:  # the index of a small table takes more than was set aside for it
         return equal
+
+
+def _tier_plans(
+    request: TierRequest, ordered: np.ndarray, leaning: PredictedLeaning | None
+) -> list[tuple[float, CodingPlan]]:
+    """Plans that fit, with their predicted losses.
+
+    Args:
+        request: what for.
+        ordered: (num_coded,) weights of the rows, falling.
+        leaning: of the rows after its first ones, if they lean on these.
+    """
+    template, dim = request.template, request.template.embedding_dim
+    largest = plan_equal(replace(template, whitening_rank=0), request.ratio).code_bits
+    found: list[tuple[float, CodingPlan]] = []
+    for base_bits in request.base_bits(min(largest, 2 * dim)):
+        base = replace(template, stage_bits=(base_bits,))
+        available = request.budget - base.stored_bytes - template.num_embeddings // 6
+        weights = np.minimum.accumulate(ordered)
+        if leaning is not None:
+            available -= leaning.stored_bytes(template.num_coded)
+            weights[leaning.num_standing :] *= leaning.gain(base_bits, template.rank)
+        cumulative = np.concatenate([[0.0], np.cumsum(weights)])
+        spared = float(ordered.sum() - weights.sum())
+        error = predicted_error(request.eigenvalues, base_bits)
+        for widths, errors, most_rows in request.patterns():
+            tiers, gain = _cover(widths, errors, most_rows, weights, cumulative, available, dim)
+            if tiers:
+                if leaning is not None:
+                    tiers = tuple(sorted((*tiers, leaning.tier), key=lambda tier: -tier.coverage))
+                found.append((error * (1 - spared - gain), replace(base, tiers=tiers)))
+    return found
 
 
 def _easiest_to_cut(
@@ -187,7 +215,7 @@ def plan_full_tiers(request: TierRequest) -> TierPlan:
         BudgetError: if no plan fits.
     """
     template, dim = request.template, request.template.embedding_dim
-    order = _falling(torch.ones(template.num_embeddings), request.exact)
+    order = falling(torch.ones(template.num_embeddings), request.exact)
     found: list[tuple[float, CodingPlan]] = []
     nested_in = request.nested_in
     stored = [] if nested_in is None else [t for t in nested_in.tiers if t.coverage == nested_in.num_coded]
@@ -217,9 +245,9 @@ def _tier(coverage: int, embedding_dim: int, width: int) -> Tier:
     return Tier(coverage, "trellis", trellis_bits(embedding_dim, width), _TIER_SCALE_BITS)
 
 
-def _falling(weights: Tensor, exact: Tensor) -> Tensor:
-    """Row ids by falling weight, (V,) int64, the exact rows last."""
-    weights = weights.clone()
+def falling(weights: Tensor, exact: Tensor, standing: Tensor | None = None) -> Tensor:
+    """Row ids by falling weight, (V,) int64: those that stand alone first if some are to, and the exact rows last."""
+    weights = weights.clone() if standing is None else weights + 2 * weights.max() * standing
     weights[exact] = -1.0
     return torch.argsort(weights, descending=True, stable=True)
 

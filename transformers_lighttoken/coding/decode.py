@@ -1,4 +1,4 @@
-"""From stored tensors to rows: y = scale * (left right + sum_j b_j D_j + tiers), b in {-1, +1}."""
+"""From stored tensors to rows: y = scale * (left right + sum_j b_j D_j + tiers + w z), b in {-1, +1}."""
 
 from collections.abc import Mapping
 from functools import reduce
@@ -10,9 +10,11 @@ from torch.nn import functional
 
 from .constants import constant, values_of_bytes
 from .packing import bfloat16_of_bits, unpack_row_bytes, unpack_values
-from .plan import CodingPlan, TierKind
+from .plan import CodingPlan
 from .quantize import dequantize_rows, dequantize_scales
+from .references import Leaning
 from .rotation import gaussian_levels, levels_of_bytes, rotate, unrotate
+from .tier import TierKind
 from .trellis import decode_trellis
 from .whitening import unwhiten
 
@@ -71,12 +73,37 @@ def decode_coded(plan: CodingPlan, stored: StoredTensors, slots: Tensor) -> Tens
 
 def decode_unscaled(plan: CodingPlan, stored: StoredTensors, slots: Tensor) -> Tensor:
     """Coded rows before their row scale, slots in rising order. (n, d) float32."""
+    rows = decode_own(plan, stored, slots)
+    if plan.reference_tier is None:
+        return rows
+    if torch.compiler.is_compiling():
+        leaning = leaning_of(plan, stored, (slots - plan.num_standing).clamp(min=0))
+        factors = leaning.factors * (slots >= plan.num_standing).unsqueeze(1)
+        return rows + decode_own(plan, stored, leaning.slots) * factors
+    count = num_below(plan.num_standing, slots)
+    if count < slots.numel():
+        leaning = leaning_of(plan, stored, slots[count:] - plan.num_standing)
+        standing, places = leaning.slots.unique(return_inverse=True)
+        rows[count:] += decode_own(plan, stored, standing)[places] * leaning.factors
+    return rows
+
+
+def leaning_of(plan: CodingPlan, stored: StoredTensors, rows: Tensor) -> Leaning:
+    """What some of the rows that lean on others lean on, numbered from the first of them."""
+    number, tier = plan.reference_tier or (0, None)
+    if tier is None:
+        return Leaning.of_none(rows.numel(), rows.device)
+    return Leaning.unpack(stored[f"tier_{number}_codes"], rows, tier.code_bits, tier.coverage)
+
+
+def decode_own(plan: CodingPlan, stored: StoredTensors, slots: Tensor) -> Tensor:
+    """The same without what rows lean on."""
     rows = decode_base(plan, stored, slots)
-    if not plan.tiers:
+    if not plan.code_tiers:
         return rows
     if torch.compiler.is_compiling():
         return rows + decode_tiers(plan, stored, slots)
-    count = num_below(plan.tiers[0].coverage, slots)
+    count = num_below(plan.code_tiers[0][1].coverage, slots)
     if count:
         rows[:count] += decode_tiers(plan, stored, slots[:count])
     return rows
@@ -181,7 +208,7 @@ def decode_tiers(plan: CodingPlan, stored: StoredTensors, slots: Tensor) -> Tens
         (n, d) float32; the fixed maps are undone once for all tiers of a kind.
     """
     sums: dict[TierKind, Tensor] = {}
-    for number, tier in enumerate(plan.tiers, start=1):
+    for number, tier in plan.code_tiers:
         values = _covered_values(plan, number, stored, slots)
         if tier.kind in sums:
             sums[tier.kind][: len(values)] += values

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from .autoencoder import train_chain
 from .centering import CenteredRows, mean_row
-from .decode import decode_signs, stored_matrix
 from .journal import NO_JOURNAL, Journal
+from .leaning_rows import Lean, kept_leaning
 from .low_rank import low_rank
 from .nested import encode_nested, num_rounds
 from .packing import pack_bits, pack_values
@@ -23,8 +23,8 @@ from .share import ALL_ROWS, RowShare
 from .table import CompressedTable
 from .table_rows import TableRows, as_rows, check_finite
 from .threads import one_thread_each
-from .tier_codes import encode_tier
 from .tier_index import encode_depths, storage_order
+from .tier_passes import TierPasses
 from .whitening import fit_whitening
 
 Progress = Callable[[str, int, int], None]
@@ -112,25 +112,31 @@ def encode(
         rows = CenteredRows(table, stored["center"])
     copied = not _can_do_without_copy(rows, plan, options)
     targets, common = normalized_rows(rows, ids, plan.row_scale_bits > 0, share, copied)
+    lean = None
+    if plan.reference_tier is not None:
+        nested_in = options.nested_in
+        leaning = None if nested_in is None else kept_leaning(nested_in, plan, depths)
+        lean = Lean.choose(rows, coded, targets, plan, metric, share, leaning)
+        targets = lean.subtracted(targets)
     if isinstance(targets, Tensor):
         _encode_low_rank(targets, plan, metric, stored, options)
     kept = None if options.nested_in is None else share.take(first_bits(options.nested_in, plan, depths))
     _encode_base(targets, plan, metric, stored, options, progress, kept)
-    covered = local.tiers[0].coverage if local.tiers else 0
-    residual = targets[:covered]  # changed in place: the rows themselves are not needed any more
-    _subtract_base_code(residual, local, stored)
     if plan.whitening_rank:
         stored |= _whitening(plan, metric, options.nested_in, table.device)
-    for number, tier in enumerate(local.tiers, start=1):
-        residual = residual[: tier.coverage]
-        encode_tier(residual, local, number, metric, stored, options.schedule, options.seed, share)
-        if progress is not None:
-            progress("tiers", number, len(plan.tiers))
+    report = progress or (lambda *_: None)
+    passes = TierPasses(
+        plan, local, metric, stored, options.schedule, options.seed, share,
+        on_tier=lambda number: report("tiers", number, len(plan.tiers)),
+    )  # fmt: skip
+    decode = passes.encode(targets, lean)
     restore_scales(stored, common)
     scales = None
     if plan.row_scale_bits:
-        scales = fit_row_scales(rows, ids, local, stored, metric, options.head_covariance)
-    stored = _merged(stored, plan, share)
+        scales = fit_row_scales(rows, ids, local, decode, metric, options.head_covariance)
+    stored = share.merge_stored(stored, plan)
+    if lean is not None:
+        stored |= lean.packed(share)
     stored["exact_rows"] = table.read(exact).to(EXACT_DTYPES[plan.exact_dtype])
     if plan.max_depth:
         stored["tier_index"] = encode_depths(depths, plan.max_depth).to(table.device)
@@ -138,21 +144,6 @@ def encode(
         codes, stored["row_scale_range"] = quantize_scales(share.merge(scales), plan.row_scale_bits)
         stored["row_scale"] = pack_values(codes.unsqueeze(1), plan.row_scale_bits)
     return CompressedTable(plan, {name: stored[name] for name in plan.tensor_specs()})
-
-
-def _merged(stored: dict[str, Tensor], plan: CodingPlan, share: RowShare) -> dict[str, Tensor]:
-    """The stored tensors of all processes' rows."""
-    merged = dict(stored)
-    if plan.rank:
-        merged["low_rank_left"] = share.merge(stored["low_rank_left"].t().contiguous()).t().contiguous()
-    if plan.code_bits:
-        merged["codes"] = share.merge(stored["codes"], plan.code_bits)
-    for number, tier in enumerate(plan.tiers, start=1):
-        prefix = f"tier_{number}_"
-        merged[prefix + "codes"] = share.merge(stored[prefix + "codes"], tier.code_bits)
-        if tier.row_scale_bits:
-            merged[prefix + "row_scale"] = share.merge(stored[prefix + "row_scale"], tier.row_scale_bits)
-    return merged
 
 
 def check_weight(weight: Tensor) -> None:
@@ -235,13 +226,3 @@ def _whitening(
         return {name: nested_in.tensors[name] for name in names}
     metric = torch.eye(plan.embedding_dim, device=device) if metric is None else metric
     return dict(zip(names, fit_whitening(metric, plan.whitening_rank), strict=True))
-
-
-def _subtract_base_code(residual: Tensor, plan: CodingPlan, stored: dict[str, Tensor]) -> None:
-    """Leaves of the first rows, in place, what their base code leaves."""
-    if not plan.code_bits:
-        return
-    decoder = stored_matrix(stored, "decoder")
-    for place, block in row_blocks(residual, rows_at_once(residual.device)):
-        slots = torch.arange(place.start, place.start + len(block), device=residual.device)
-        block -= decode_signs(stored["codes"], slots, decoder)

@@ -159,6 +159,24 @@ def unpack_values(packed: Tensor, rows: Tensor, columns: int, value_bits: int) -
     return (bits * weights).sum(dim=2)
 
 
+def join_rows(first: Tensor, second: Tensor, rows: tuple[int, int], bits_per_row: int) -> Tensor:
+    """Packs the rows of two packed matrices one after the other.
+
+    Args:
+        first: uint8 bytes of the first rows.
+        second: of those after them.
+        rows: of both.
+        bits_per_row: their width.
+    """
+    if rows[0] * bits_per_row % 8 == 0:
+        return torch.cat([first, second])
+    parts = [
+        unpack_rows(packed, torch.arange(count, device=packed.device), bits_per_row)
+        for packed, count in zip((first, second), rows, strict=True)
+    ]
+    return pack_bits(torch.cat(parts).bool())
+
+
 def bits_of_bfloat16(values: Tensor) -> Tensor:
     """Rounds to bfloat16 and keeps the bits in an int16 tensor of the same shape."""
     return values.to(torch.bfloat16).contiguous().view(torch.int16)

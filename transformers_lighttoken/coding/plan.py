@@ -8,10 +8,9 @@ from typing import Any, Literal
 import torch
 
 from .packing import packed_bytes
+from .tier import Tier, check_tier, is_integer
 from .tier_index import max_encoded_bytes
-from .trellis import trellis_bits
 
-TierKind = Literal["learnt", "rotated", "trellis"]
 DecoderDtype = Literal["int8", "float16"]
 EXACT_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 MAX_SEED = 2**63 - 1
@@ -30,29 +29,6 @@ class TensorSpec:
     def num_bytes(self) -> int:
         """Bytes of the tensor."""
         return prod(self.shape) * _ITEM_BYTES.get(self.dtype, 4)
-
-
-@dataclass(frozen=True)
-class Tier:
-    """Further code bits for the most frequent rows. Beyond the paper.
-
-    Attributes:
-        coverage: number of rows, exact rows not counted.
-        kind: "learnt" has a decoder of its own; "rotated" and "trellis" decode by a fixed rotation that costs no bytes,
-            from independent levels and from those of a trellis code.
-        code_bits: bits per row. For "rotated", a multiple of embedding_dim: that many bits per dimension. For
-            "trellis", one for each dimension or for each two: embedding_dim or half of it, rounded up.
-        row_scale_bits: bits per row of the tier's own scale: 4 or 8, 0 for "learnt".
-    """
-
-    coverage: int
-    kind: TierKind
-    code_bits: int
-    row_scale_bits: int
-
-    def trellis_width(self, embedding_dim: int) -> int:
-        """Values that share a bit of a trellis tier."""
-        return 1 if self.code_bits == embedding_dim else 2
 
 
 @dataclass(frozen=True)
@@ -97,12 +73,29 @@ class CodingPlan:
     @property
     def bits_of_every_row(self) -> int:
         """Code bits that each coded row has, those of tiers that cover them all too."""
-        return self.code_bits + sum(tier.code_bits for tier in self.tiers if tier.coverage == self.num_coded)
+        return self.code_bits + sum(tier.code_bits for _, tier in self.code_tiers if tier.coverage == self.num_coded)
 
     @property
     def frequent_tiers(self) -> tuple[Tier, ...]:
         """The tiers that cover the most frequent rows alone."""
-        return tuple(tier for tier in self.tiers if tier.coverage < self.num_coded)
+        return tuple(tier for _, tier in self.code_tiers if tier.coverage < self.num_coded)
+
+    @property
+    def code_tiers(self) -> tuple[tuple[int, Tier], ...]:
+        """The tiers that add to the rows that they cover, each with its number from 1."""
+        return tuple((number, tier) for number, tier in enumerate(self.tiers, start=1) if tier.kind != "reference")
+
+    @property
+    def reference_tier(self) -> tuple[int, Tier] | None:
+        """The tier of the rows that others lean on, with its number; None if rows stand alone."""
+        return next(
+            ((number, tier) for number, tier in enumerate(self.tiers, start=1) if tier.kind == "reference"), None
+        )
+
+    @property
+    def num_standing(self) -> int:
+        """Coded rows that lean on no other, the first ones in storage order."""
+        return self.num_coded if self.reference_tier is None else self.reference_tier[1].coverage
 
     @property
     def num_coded(self) -> int:
@@ -154,7 +147,8 @@ class CodingPlan:
             specs["whitening_scale"] = TensorSpec(torch.int16, (self.whitening_rank,))
         for number, tier in enumerate(self.tiers, start=1):
             prefix = f"tier_{number}_"
-            specs[prefix + "codes"] = TensorSpec(torch.uint8, (packed_bytes(tier.coverage, tier.code_bits),))
+            rows_with_codes = rows - tier.coverage if tier.kind == "reference" else tier.coverage
+            specs[prefix + "codes"] = TensorSpec(torch.uint8, (packed_bytes(rows_with_codes, tier.code_bits),))
             if tier.row_scale_bits:
                 specs |= _scale_specs(prefix, tier.coverage, tier.row_scale_bits)
             if tier.kind == "learnt":
@@ -213,8 +207,12 @@ class CodingPlan:
             )
         previous = self.num_coded
         for number, tier in enumerate(self.tiers):
-            _check_tier(f"tiers[{number}]", tier, previous, d)
+            check_tier(f"tiers[{number}]", tier, previous, d)
             previous = tier.coverage
+        if sum(tier.kind == "reference" for tier in self.tiers) > 1:
+            raise ValueError("tiers must have at most one of kind 'reference': rows lean on rows that stand alone.")
+        if self.reference_tier and (not self.row_scale_bits or any(tier.kind == "learnt" for tier in self.tiers)):
+            raise ValueError("tiers of kind 'reference' need row scales, and no others of kind 'learnt' beside them.")
         most_bits = 32 * d
         for bits in (self.code_bits, *(tier.code_bits for tier in self.tiers)):
             if bits > most_bits:
@@ -239,10 +237,6 @@ def _exact_fields(what: str, fields: Any, cls: Any) -> dict[str, Any]:
     return dict(fields)
 
 
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _scale_specs(prefix: str, rows: int, bits: int) -> dict[str, TensorSpec]:
     return {
         prefix + "row_scale": TensorSpec(torch.uint8, (packed_bytes(rows, bits),)),
@@ -264,32 +258,7 @@ def _check_integer_fields(plan: CodingPlan) -> None:
     }
     for name, value in numbers.items():
         lowest = 1 if name in ("num_embeddings", "embedding_dim") or name.startswith("stage") else 0
-        if not _is_integer(value) or value < lowest:
+        if not is_integer(value) or value < lowest:
             raise ValueError(f"{name} must be an integer of at least {lowest}, got {value!r}.")
     if plan.rotation_seed > MAX_SEED:
         raise ValueError(f"rotation_seed must be at most {MAX_SEED}, got {plan.rotation_seed}.")
-
-
-def _check_tier(name: str, tier: Tier, most_rows: int, embedding_dim: int) -> None:
-    if tier.kind not in ("learnt", "rotated", "trellis"):
-        raise ValueError(f"{name}.kind must be 'learnt', 'rotated' or 'trellis', got {tier.kind!r}.")
-    if not _is_integer(tier.coverage) or not 0 < tier.coverage <= most_rows:
-        raise ValueError(f"{name}.coverage must be in [1, {most_rows}], got {tier.coverage!r}: coverage falls.")
-    if not _is_integer(tier.code_bits) or tier.code_bits < 1:
-        raise ValueError(f"{name}.code_bits must be a positive integer, got {tier.code_bits!r}.")
-    allowed = [trellis_bits(embedding_dim, width) for width in (1, 2)]
-    if tier.kind == "trellis" and tier.code_bits not in allowed:
-        raise ValueError(
-            f"{name}.code_bits, of a trellis tier, must be one of {allowed} for embedding_dim {embedding_dim}, got "
-            f"{tier.code_bits}."
-        )
-    if tier.kind == "rotated" and tier.code_bits not in [bits * embedding_dim for bits in (1, 2, 3, 4)]:
-        raise ValueError(
-            f"{name}.code_bits, of a rotated tier, must be 1 to 4 times embedding_dim {embedding_dim}, got "
-            f"{tier.code_bits}."
-        )
-    scale_bits = (0,) if tier.kind == "learnt" else (4, 8)
-    if not _is_integer(tier.row_scale_bits) or tier.row_scale_bits not in scale_bits:
-        raise ValueError(
-            f"{name}.row_scale_bits must be in {scale_bits} where kind is {tier.kind!r}, got {tier.row_scale_bits!r}."
-        )

@@ -17,6 +17,7 @@ from .constants import constant, values_of_bytes
 from .decode import (
     SIGNS,
     StoredTensors,
+    leaning_of,
     low_rank_left,
     map_states,
     num_below,
@@ -26,8 +27,9 @@ from .decode import (
     tier_levels,
 )
 from .packing import align_rows
-from .plan import CodingPlan, TierKind
+from .plan import CodingPlan
 from .rotation import levels_of_bytes
+from .tier import TierKind
 
 _STATES_AT_ONCE = 64
 """Hidden states whose look-up tables are held together, few enough for a processor's cache."""
@@ -86,16 +88,26 @@ class TableProduct:
 
     def _coded(self, slots: Tensor) -> Tensor:
         """Products with coded rows, slots in rising order. (r, n) float32."""
-        total = self._hidden.new_zeros(slots.numel(), self._hidden.shape[0])
-        for part in self._parts:
-            count = num_below(part.coverage, slots)
-            if count:
-                total[:count] += part.products(slots[:count])
+        total = self._own(slots)
+        count = num_below(self._plan.num_standing, slots)
+        if count < slots.numel():
+            leaning = leaning_of(self._plan, self._stored, slots[count:] - self._plan.num_standing)
+            standing, places = leaning.slots.unique(return_inverse=True)
+            total[count:] += self._own(standing).index_select(0, places) * leaning.factors
         if not self._plan.row_scale_bits or not slots.numel():
             return total
         scales = row_scales(self._stored, "", slots, self._plan.row_scale_bits)  # (r, 1)
         total = total * scales
         return total if self._center is None else total + (scales > 0) * self._center
+
+    def _own(self, slots: Tensor) -> Tensor:
+        """Products with what the codes of rows stand for, before row scales and what they lean on. (r, n) float32."""
+        total = self._hidden.new_zeros(slots.numel(), self._hidden.shape[0])
+        for part in self._parts:
+            count = num_below(part.coverage, slots)
+            if count:
+                total[:count] += part.products(slots[:count])
+        return total
 
     def _coded_parts(self) -> Iterator[_Part]:
         plan, stored, hidden = self._plan, self._stored, self._hidden
@@ -105,7 +117,7 @@ class TableProduct:
         if plan.code_bits:
             yield self._signs("", plan.num_coded, plan.code_bits)
         mapped: dict[TierKind, Tensor] = {}
-        for number, tier in enumerate(plan.tiers, start=1):
+        for number, tier in plan.code_tiers:
             if tier.kind == "learnt":
                 yield self._signs(f"tier_{number}_", tier.coverage, tier.code_bits)
                 continue

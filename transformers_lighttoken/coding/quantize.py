@@ -72,6 +72,11 @@ def quantize_scales(scales: Tensor, bits: int, importance: Tensor | None = None)
     return codes, bits_of_float32(grid)
 
 
+def scale_codes(scales: Tensor, range_bits: Tensor, bits: int) -> Tensor:
+    """Rounds row scales to the grid of others (see `quantize_scales`): (rows,) uint8."""
+    return _nearest_scale_codes(scales.float(), float32_of_bits(range_bits), bits)
+
+
 def scale_error(scales: Tensor, bits: int) -> float:
     """Share of the rows' energy that rounding their scales to `bits` loses."""
     codes, grid = quantize_scales(scales, bits)

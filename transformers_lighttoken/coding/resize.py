@@ -5,8 +5,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from .decode import leaning_of
 from .packing import pack_bits, pack_values, unpack_rows, unpack_values
 from .plan import CodingPlan, Tier
+from .references import Leaning
 from .table import CompressedTable
 from .tier_index import decode_depths, encode_depths
 
@@ -44,7 +46,7 @@ def keep_first_rows(table: CompressedTable, count: int) -> CompressedTable:
         count: rows to keep, in [1, V].
 
     Returns:
-        A table of `count` rows that decode as before.
+        A table of `count` rows that decode as before. Those that lean on a row that is cut off become exact.
 
     Raises:
         ValueError: if `count` is out of range, or so few rows that their factors are larger than the dense rows.
@@ -52,23 +54,29 @@ def keep_first_rows(table: CompressedTable, count: int) -> CompressedTable:
     plan = table.plan
     if not 1 <= count <= plan.num_embeddings:
         raise ValueError(f"count must be in [1, {plan.num_embeddings}], got {count}.")
-    kept = table.positions[:count].long().sort().values  # storage order among the kept rows stays
-    exact, slots = kept[kept < plan.num_exact], kept[kept >= plan.num_exact] - plan.num_exact
+    uprooted = _leans_outside(table, count)
+    positions = table.positions[:count].long()
+    exact = (positions < plan.num_exact) | uprooted
+    slots = positions[~exact].sort().values - plan.num_exact  # storage order among the kept rows stays
     covered = [slots[slots < tier.coverage] for tier in plan.tiers]
     tiers = tuple(
         replace(tier, coverage=rows.numel()) for tier, rows in zip(plan.tiers, covered, strict=True) if rows.numel()
     )
-    max_depth = len(tiers) + (1 if exact.numel() else 0)
-    depths = depths_of(table)[:count]
-    depths = torch.where(depths > len(plan.tiers), len(tiers) + 1, depths)
+    num_exact = int(exact.sum())
+    max_depth = len(tiers) + (1 if num_exact else 0)
+    depths = torch.where(exact.cpu(), len(tiers) + 1, depths_of(table)[:count])
     index = encode_depths(depths, max_depth) if max_depth else torch.empty(0, dtype=torch.uint8)
     tensors = dict(table.tensors)
-    tensors["exact_rows"] = tensors["exact_rows"][exact]
-    tensors["tier_index"] = index.to(kept.device)
+    ids = exact.nonzero().squeeze(1)
+    tensors["exact_rows"] = table.decode(ids).to(tensors["exact_rows"].dtype)
+    tensors["tier_index"] = index.to(ids.device)
     tensors |= _base_rows(plan, table, slots)
     for number, (tier, rows) in enumerate(zip(plan.tiers, covered, strict=True), start=1):
-        tensors |= _tier_rows(tier, table, f"tier_{number}_", rows)
-    cut = replace(plan, num_embeddings=count, num_exact=exact.numel(), tiers=tiers, index_bytes=index.numel())
+        if tier.kind == "reference":
+            tensors |= _leaning_rows(table, slots)
+        else:
+            tensors |= _tier_rows(tier, table, f"tier_{number}_", rows)
+    cut = replace(plan, num_embeddings=count, num_exact=num_exact, tiers=tiers, index_bytes=index.numel())
     cut.validate()
     return _rebuilt(cut, tensors)
 
@@ -97,6 +105,30 @@ def _base_rows(plan: CodingPlan, table: CompressedTable, slots: Tensor) -> dict[
 def _tier_rows(tier: Tier, table: CompressedTable, prefix: str, slots: Tensor) -> dict[str, Tensor]:
     codes = pack_bits(unpack_rows(table.tensors[prefix + "codes"], slots, tier.code_bits))
     return {prefix + "codes": codes, **_scale_rows(table, prefix, slots, tier.row_scale_bits)}
+
+
+def _leans_outside(table: CompressedTable, count: int) -> Tensor:
+    """Which of the first rows lean on a row that is not among them, (count,) bool."""
+    plan = table.plan
+    slots = table.positions[:count].long() - plan.num_exact
+    leaning = slots >= plan.num_standing
+    kept = torch.zeros(plan.num_standing, dtype=torch.bool, device=slots.device)
+    kept[slots[(slots >= 0) & ~leaning]] = True
+    found = leaning_of(plan, table.tensors, slots[leaning] - plan.num_standing)
+    outside = torch.zeros_like(leaning)
+    outside[leaning] = ~kept[found.slots] & (found.weights > 0)
+    return outside
+
+
+def _leaning_rows(table: CompressedTable, slots: Tensor) -> dict[str, Tensor]:
+    """What the kept rows lean on, numbered among the kept rows that stand alone."""
+    number, tier = table.plan.reference_tier or (0, None)
+    if tier is None:
+        return {}
+    standing, others = slots[slots < tier.coverage], slots[slots >= tier.coverage]
+    found = leaning_of(table.plan, table.tensors, others - tier.coverage)
+    places = torch.searchsorted(standing, found.slots).clamp(max=max(0, standing.numel() - 1))
+    return {f"tier_{number}_codes": Leaning(places, found.weights).packed(tier.code_bits)}
 
 
 def _scale_rows(table: CompressedTable, prefix: str, slots: Tensor, bits: int) -> dict[str, Tensor]:

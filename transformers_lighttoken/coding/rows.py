@@ -1,12 +1,12 @@
 """Rows coded relative to their norm, and the row scales that undo it. Beyond the paper."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .decode import StoredTensors, decode_unscaled
 from .packing import bfloat16_of_bits, bits_of_bfloat16, bits_of_float32, float32_of_bits
 from .plan import CodingPlan
 from .reduction import rows_at_once
@@ -53,6 +53,10 @@ class DividedRows:
         for part, read in read_blocks(self.table, ids, rows_at_once(self.device)):
             torch.div(read, divisors[part], out=rows[part])
         return rows
+
+    def take(self, places: Tensor) -> Tensor:
+        """Rows in any order, (n, d) float32."""
+        return DividedRows(self.table, self.ids[places.to(self.ids.device)], self.divisors[places])[:]
 
 
 def normalized_rows(
@@ -118,7 +122,7 @@ def fit_row_scales(
     table: TableRows,
     ids: Tensor,
     plan: CodingPlan,
-    stored: StoredTensors,
+    decode: Callable[[Tensor], Tensor],
     metric: Tensor | None,
     head_covariance: Tensor | None = None,
 ) -> Tensor:
@@ -135,7 +139,7 @@ def fit_row_scales(
         table: holds the rows x.
         ids: (n,) int64 of the coded rows in storage order, on the CPU.
         plan: what is stored of these rows.
-        stored: the stored tensors, all but the row scales; they decode to y.
+        decode: of slots (n,) in rising order, gives y without the row scale, (n, d) float32.
         metric: (d, d) M; None for the plain one.
         head_covariance: (d, d) C, up to a factor; None for rows that are no head's.
 
@@ -146,7 +150,7 @@ def fit_row_scales(
     slots = torch.arange(ids.numel(), device=table.device)
     for place, rows in read_blocks(table, ids, rows_at_once(table.device)):
         rows, norms = unit_rows(rows)
-        decoded = decode_unscaled(plan, stored, slots[place])
+        decoded = decode(slots[place])
         weighted = decoded if metric is None else decoded @ metric
         energy = (weighted * decoded).sum(dim=1)
         product = (weighted * rows).sum(dim=1)

@@ -5,7 +5,7 @@ the same way wherever it lies: its noise depends on its number, its sums are add
 depends on single rows is the same by itself. So the stored bytes do not depend on the number of processes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -79,6 +79,25 @@ class RowShare:
         parts = [[block for block in part.split(length) if len(block)] for part in self.gather(local)]
         blocks = [parts[number % self.count][number // self.count] for number in range(sum(map(len, parts)))]
         return torch.cat(blocks) if blocks else local
+
+    def merge_stored(self, stored: Mapping[str, Tensor], plan: CodingPlan) -> dict[str, Tensor]:
+        """The stored tensors of all processes' rows, but for those that are packed for all at once.
+
+        Args:
+            stored: tensors of this process's rows.
+            plan: of the rows of all processes.
+        """
+        merged = dict(stored)
+        if plan.rank:
+            merged["low_rank_left"] = self.merge(stored["low_rank_left"].t().contiguous()).t().contiguous()
+        if plan.code_bits:
+            merged["codes"] = self.merge(stored["codes"], plan.code_bits)
+        for number, tier in plan.code_tiers:
+            prefix = f"tier_{number}_"
+            merged[prefix + "codes"] = self.merge(stored[prefix + "codes"], tier.code_bits)
+            if tier.row_scale_bits:
+                merged[prefix + "row_scale"] = self.merge(stored[prefix + "row_scale"], tier.row_scale_bits)
+        return merged
 
     def take(self, merged: Tensor) -> Tensor:
         """This process's rows of `merge`'s result."""

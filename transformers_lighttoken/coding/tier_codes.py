@@ -7,14 +7,15 @@ from torch import Tensor
 
 from .decode import StoredTensors, decode_tier, undo_map
 from .nested import encode_nested
-from .packing import pack_bits, pack_values
-from .plan import CodingPlan, TierKind
-from .quantize import dequantize_scales, quantize_scales
+from .packing import join_rows, pack_bits, pack_values
+from .plan import CodingPlan
+from .quantize import dequantize_scales, quantize_scales, scale_codes
 from .reduction import row_blocks, rows_at_once
 from .refine import Refiner, RefineSchedule
 from .rotation import gaussian_levels, rotate
 from .share import RowShare
 from .threads import for_each
+from .tier import TierKind
 from .trellis import encode_trellis
 from .whitening import whitening_map
 
@@ -32,11 +33,13 @@ def encode_tier(
     schedule: RefineSchedule,
     seed: int,
     share: RowShare,
+    first: int = 0,
+    later_scales: Tensor | None = None,
 ) -> None:
     """Codes what earlier stages left of the rows that tier `number` covers; subtracts the result from `residual`.
 
     Args:
-        residual: (coverage, d) float32, changed in place.
+        residual: (n, d) float32, changed in place: the rows that the tier covers, or a part of them.
         plan: what to store of the rows of this process.
         number: of the tier, from 1.
         metric: (d, d) of the error; None for the plain one.
@@ -44,6 +47,8 @@ def encode_tier(
         schedule: of the refinement of learnt tiers.
         seed: of the refinement.
         share: which rows these are.
+        first: rows of this process before these; where there are some, their codes are in `stored`.
+        later_scales: (m,) about the scales of covered rows that are coded later, for a grid that suits them too.
     """
     tier = plan.tiers[number - 1]
     prefix = f"tier_{number}_"
@@ -55,24 +60,61 @@ def encode_tier(
         return
     coordinates = _Coordinates.of(plan, number, metric, stored)
     blocks = list(row_blocks(residual, rows_at_once(residual.device)))
-    scales = [coordinates.scales(coordinates.values(rows)) for _, rows in blocks]
-    scale_codes, scale_range = quantize_scales(share.merge(torch.cat(scales)), tier.row_scale_bits)
-    scale_codes = share.take(scale_codes)
+    scales = torch.cat([coordinates.scales(coordinates.values(rows)) for _, rows in blocks])
+    row_scale, grid = _scale_codes(scales, tier.row_scale_bits, share, first, later_scales, stored, prefix)
     codes = [residual.new_empty(0)] * len(blocks)
 
     def encode_block(numbered: tuple[int, tuple[slice, Tensor]]) -> None:
         block, (place, rows) = numbered
-        scale = dequantize_scales(scale_codes[place], scale_range).unsqueeze(1)  # (n, 1)
+        scale = dequantize_scales(row_scale[place], grid).unsqueeze(1)  # (n, 1)
         found = coordinates.encode(coordinates.values(rows), scale)
         codes[block] = pack_values(found, coordinates.bits)
 
     for_each(enumerate(blocks), encode_block, residual.device)
-    stored[prefix + "codes"] = torch.cat(codes)
-    stored[prefix + "row_scale"] = pack_values(scale_codes.unsqueeze(1), tier.row_scale_bits)
-    stored[prefix + "row_scale_range"] = scale_range
+    stored[prefix + "row_scale_range"] = grid
+    found = {
+        "codes": (torch.cat(codes), tier.code_bits),
+        "row_scale": (pack_values(row_scale.unsqueeze(1), tier.row_scale_bits), tier.row_scale_bits),
+    }
+    for name, (packed, bits) in found.items():
+        earlier = stored.get(prefix + name) if first else None
+        rows = (first, len(residual))
+        stored[prefix + name] = packed if earlier is None else join_rows(earlier, packed, rows, bits)
     for place, rows in blocks:
-        slots = torch.arange(place.start, place.stop, device=residual.device)
+        slots = torch.arange(first + place.start, first + place.stop, device=residual.device)
         rows -= undo_map(plan, tier.kind, stored, decode_tier(plan, number, stored, slots))
+
+
+def tier_scales(rows: Tensor, plan: CodingPlan, number: int, metric: Tensor | None, stored: StoredTensors) -> Tensor:
+    """The scales that a rotated or trellis tier would give to rows (n, d). (n,)."""
+    coordinates = _Coordinates.of(plan, number, metric, stored)
+    return coordinates.scales(coordinates.values(rows))
+
+
+def _scale_codes(
+    scales: Tensor,
+    bits: int,
+    share: RowShare,
+    first: int,
+    later: Tensor | None,
+    stored: StoredTensors,
+    prefix: str,
+) -> tuple[Tensor, Tensor]:
+    """Codes of row scales, (n,) uint8, and their grid, which is that of the rows before these if there are some.
+
+    Scales are rounded in one vector of all rows: where a number lies in a vector may decide how its logarithm rounds.
+    """
+    every = share.merge(torch.cat([scales.new_zeros(first), scales]))
+    if first and prefix + "row_scale_range" in stored:
+        grid = stored[prefix + "row_scale_range"]
+        codes = scale_codes(every, grid, bits)
+    elif later is None:
+        codes, grid = quantize_scales(every, bits)
+    else:
+        others = torch.cat(share.gather(later))
+        _, grid = quantize_scales(torch.cat([every, others]).sort().values, bits)
+        codes = scale_codes(every, grid, bits)
+    return share.take(codes)[first:], grid
 
 
 @dataclass(frozen=True)

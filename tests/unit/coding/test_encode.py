@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -179,7 +180,8 @@ def test_row_scales_of_a_head_are_the_least_of_their_penalty(measured):
     metric, covariance = roots @ roots.transpose(1, 2) / DIM
     table, ids = encode(rows, plan, None, metric if measured else None, QUICK), torch.arange(ROWS)
     weighing = metric.double().numpy() if measured else np.eye(DIM)
-    scales = fit_row_scales(as_rows(rows), ids, plan, table.tensors, metric if measured else None, covariance)
+    decode = partial(decode_unscaled, plan, table.tensors)
+    scales = fit_row_scales(as_rows(rows), ids, plan, decode, metric if measured else None, covariance)
     scales = scales.double().numpy()
     targets = rows.double().numpy()
     codes = decode_unscaled(plan, table.tensors, ids).double().numpy()
@@ -198,8 +200,9 @@ def test_row_scales_of_a_head_are_the_least_of_their_penalty(measured):
 def test_a_head_of_the_same_metric_undoes_the_shrinkage_of_least_squares():
     rows, plan, ids = weight(), CodingPlan(ROWS, DIM, stage_bits=(9, 8)), torch.arange(ROWS)
     table = encode(rows, plan, options=QUICK)
-    plain = fit_row_scales(as_rows(rows), ids, plan, table.tensors, None)
-    scales = fit_row_scales(as_rows(rows), ids, plan, table.tensors, None, torch.eye(DIM) * 7)
+    decode = partial(decode_unscaled, plan, table.tensors)
+    plain = fit_row_scales(as_rows(rows), ids, plan, decode, None)
+    scales = fit_row_scales(as_rows(rows), ids, plan, decode, None, torch.eye(DIM) * 7)
     left = rows - plain.unsqueeze(1) * decode_unscaled(plan, table.tensors, ids)
     share = left.square().sum(1) / rows.square().sum(1)
     torch.testing.assert_close(scales / plain, 5 / (5 - 4 * share), rtol=1e-4, atol=0)

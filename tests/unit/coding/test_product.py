@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.helpers import random_table, with_index
+from tests.helpers import random_table, reference_tier, with_index
 from transformers_lighttoken.coding import product as product_module
 from transformers_lighttoken.coding.decode import decode_positions, row_scales, stored_matrix
 from transformers_lighttoken.coding.packing import pack_bits
@@ -36,13 +36,17 @@ def plans(draw: st.DrawFn) -> CodingPlan:
         else Tier(rows, "rotated", bits * dim, draw(st.sampled_from([4, 8])))
         for rows, bits in zip(coverages, kinds, strict=True)
     )
+    scale_bits = draw(st.sampled_from([0, 4, 8]))
+    if scale_bits and 0 not in kinds and draw(st.booleans()):
+        standing = draw(st.integers(1, ROWS - exact))
+        tiers = tuple(sorted((*tiers, reference_tier(standing)), key=lambda tier: -tier.coverage))
     return with_index(
         CodingPlan(
             ROWS,
             dim,
             rank=draw(st.integers(0, 2)),
             stage_bits=tuple(draw(st.lists(st.integers(1, 9), max_size=2))),
-            row_scale_bits=(scale_bits := draw(st.sampled_from([0, 4, 8]))),
+            row_scale_bits=scale_bits,
             tiers=tiers,
             num_exact=exact,
             whitening_rank=draw(st.sampled_from([0, 3])),

@@ -1,0 +1,96 @@
+"""How much less a code leaves of rows that lean on others, from a sample of them. Beyond the paper."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .low_rank import metric_root
+from .packing import packed_bytes
+from .prediction import predicted_error, spectrum_left
+from .reduction import gram_matrix
+from .references import Resemblance
+from .rows import unit_rows
+from .table import CompressedTable
+from .table_rows import TableRows
+from .tier import Tier, reference_bits
+
+_MOST_STANDING = 1 << 14
+_FEWEST_STANDING = 512
+"""A multiple of the rows that are worked on at once, so that the work is divided alike among any processes."""
+_SHARE_STANDING = 1 / 4
+_SAMPLED_ROWS = 2048
+
+
+@dataclass(frozen=True)
+class PredictedLeaning:
+    """What leaning is expected to bring.
+
+    Attributes:
+        num_standing: R, coded rows that stand alone: the first ones.
+        alone: (d,) eigenvalues of the second moment of other rows, in the metric of the error.
+        less: the same of what these rows leave of them.
+    """
+
+    num_standing: int
+    alone: Tensor
+    less: Tensor
+
+    @property
+    def tier(self) -> Tier:
+        """The tier that says which rows stand alone."""
+        return Tier(self.num_standing, "reference", reference_bits(self.num_standing), 0)
+
+    def stored_bytes(self, num_coded: int) -> int:
+        """Bytes of what the other rows lean on."""
+        return packed_bytes(num_coded - self.num_standing, self.tier.code_bits)
+
+    def gain(self, code_bits: int, rank: int) -> float:
+        """Error of rows that lean after a base code of some bits and a low-rank part, over that of rows that do not."""
+        alone, less = spectrum_left(self.alone, rank), spectrum_left(self.less, rank)
+        error = predicted_error(alone, code_bits) * float(alone.sum())
+        return min(1.0, predicted_error(less, code_bits) * float(less.sum()) / error) if error > 0 else 1.0
+
+
+def suitable_standing(num_coded: int) -> int:
+    """A power of two of rows that others may lean on; 0 where there are too few rows."""
+    most = min(_MOST_STANDING, int(num_coded * _SHARE_STANDING))
+    return 1 << (most.bit_length() - 1) if most >= _FEWEST_STANDING else 0
+
+
+def predict_leaning(
+    table: TableRows, order: Tensor, num_standing: int, metric: Tensor | None
+) -> PredictedLeaning | None:
+    """Measures on a sample of rows what leaning leaves of them.
+
+    Args:
+        table: holds the rows.
+        order: (num_coded,) ids of the coded rows by falling weight.
+        num_standing: R, the first of these; None is the result where it is 0, or all of them.
+        metric: (d, d) of the error; None for the plain one.
+    """
+    if not 0 < num_standing < len(order):
+        return None
+    standing, _ = unit_rows(table.read(order[:num_standing]).float())
+    others = order[num_standing:]
+    rows, _ = unit_rows(table.read(others[:: -(-len(others) // _SAMPLED_ROWS)]).float())
+    metric = None if metric is None else metric.to(rows.device)
+    found = Resemblance(standing, metric).find(rows)
+    less = rows - standing[found.slots] * found.factors
+    return PredictedLeaning(num_standing, _spectrum(rows, metric), _spectrum(less, metric))
+
+
+def _spectrum(rows: Tensor, metric: Tensor | None) -> Tensor:
+    gram = gram_matrix(rows)
+    if metric is not None:
+        root = metric_root(metric)
+        gram = root.t() @ gram @ root
+    return torch.linalg.eigvalsh(gram).clamp(min=0).cpu()
+
+
+def standing_rows(table: CompressedTable) -> Tensor | None:
+    """Which rows of a table lean on no other, (V,) bool on the CPU; None if none does."""
+    plan = table.plan
+    if plan.reference_tier is None:
+        return None
+    return (table.positions < plan.num_exact + plan.num_standing).cpu()
