@@ -98,6 +98,11 @@ class CodingPlan:
         return self.num_coded if self.reference_tier is None else self.reference_tier[1].coverage
 
     @property
+    def num_leaning(self) -> int:
+        """Coded rows that lean on another."""
+        return self.num_coded - self.num_standing
+
+    @property
     def num_coded(self) -> int:
         """Rows that are coded, that is, not exact."""
         return self.num_embeddings - self.num_exact
@@ -147,7 +152,7 @@ class CodingPlan:
             specs["whitening_scale"] = TensorSpec(torch.int16, (self.whitening_rank,))
         for number, tier in enumerate(self.tiers, start=1):
             prefix = f"tier_{number}_"
-            rows_with_codes = rows - tier.coverage if tier.kind == "reference" else tier.coverage
+            rows_with_codes = self.num_leaning if tier.kind == "reference" else tier.coverage
             specs[prefix + "codes"] = TensorSpec(torch.uint8, (packed_bytes(rows_with_codes, tier.code_bits),))
             if tier.row_scale_bits:
                 specs |= _scale_specs(prefix, tier.coverage, tier.row_scale_bits)

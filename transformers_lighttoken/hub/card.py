@@ -162,6 +162,7 @@ def _plan(table: TableReport, facts: CardFacts) -> dict[str, Any]:
         "code_bits": plan.bits_of_every_row,
         "stages": len(plan.stage_bits),
         "tiers": [f"{tier.coverage:,}" for tier in plan.frequent_tiers],
+        "leaning": f"{plan.num_leaning:,}" if plan.num_leaning else None,
         "exact": f"{plan.num_exact:,}",
         "measured_on": _MEASURED_ON.get(str(recorded.get("measured_on"))),
         "not_measured": recorded.get("measured_on") == "dropped",

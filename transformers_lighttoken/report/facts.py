@@ -199,7 +199,8 @@ def _describe(table: TableReport) -> list[str]:
             else ""
         ),
         f"  code      {plan.bits_of_every_row} bits a token, rank {plan.rank}, {plan.num_exact} exact rows, "
-        + (f"tiers of {[tier.coverage for tier in frequent]} rows" if frequent else "equal coverage"),
+        + (f"tiers of {[tier.coverage for tier in frequent]} rows" if frequent else "equal coverage")
+        + (f", {plan.num_leaning} rows lean on {plan.num_standing} others" if plan.num_leaning else ""),
     ]
     if table.relative_error is not None:
         lines.append(
