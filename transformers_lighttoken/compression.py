@@ -158,7 +158,7 @@ def plan_table(
     kept = float(left.sum() / eigenvalues.sum().clamp(min=1e-30))
     weights = None if config.tiers == "equal" or frequencies is None else frequency_weights(frequencies)
     exact_rows = torch.tensor(exact, dtype=torch.long)
-    leaning = None if weights is None else _leaning(table, config, exact_rows, weights, metric, nested_in, standing)
+    leaning = [] if weights is None else _leaning(table, config, exact_rows, weights, metric, nested_in, standing)
     request = TierRequest(
         template, config.compression_ratio, exact_rows, left, _split(config), lost_bits, nested_in, leaning
     )
@@ -202,13 +202,13 @@ def _leaning(
     metric: Tensor | None,
     nested_in: CodingPlan | None,
     standing: Tensor | None,
-) -> PredictedLeaning | None:
+) -> list[PredictedLeaning]:
     """What it would bring that rare rows lean on others; as in the larger code, if there is one."""
     if config.solver == "paper" or (nested_in is not None and standing is None):
-        return None
+        return []
     order = falling(weights, exact, standing)[: len(weights) - len(exact)]
-    count = suitable_standing(len(order)) if standing is None else int(standing[order].sum())
-    return predict_leaning(table, order, count, metric)
+    counts = suitable_standing(len(order)) if standing is None else [int(standing[order].sum())]
+    return [predict_leaning(table, order, count, metric) for count in counts if count < len(order)]
 
 
 def _split(config: LightTokenConfig) -> StageSplit:

@@ -18,7 +18,7 @@ from .tier import Tier, reference_bits
 _MOST_STANDING = 1 << 14
 _FEWEST_STANDING = 512
 """A multiple of the rows that are worked on at once, so that the work is divided alike among any processes."""
-_SHARE_STANDING = 1 / 4
+_LARGEST_SHARE = 1 / 2
 _SAMPLED_ROWS = 2048
 
 
@@ -52,25 +52,22 @@ class PredictedLeaning:
         return min(1.0, predicted_error(less, code_bits) * float(less.sum()) / error) if error > 0 else 1.0
 
 
-def suitable_standing(num_coded: int) -> int:
-    """A power of two of rows that others may lean on; 0 where there are too few rows."""
-    most = min(_MOST_STANDING, int(num_coded * _SHARE_STANDING))
-    return 1 << (most.bit_length() - 1) if most >= _FEWEST_STANDING else 0
+def suitable_standing(num_coded: int) -> list[int]:
+    """Numbers of rows that others may lean on, rising powers of two; none where there are too few rows."""
+    largest = min(_MOST_STANDING, int(num_coded * _LARGEST_SHARE))
+    most = 1 << (largest.bit_length() - 1) if largest else 0
+    return [count for count in (most // 2, most) if count >= _FEWEST_STANDING]
 
 
-def predict_leaning(
-    table: TableRows, order: Tensor, num_standing: int, metric: Tensor | None
-) -> PredictedLeaning | None:
+def predict_leaning(table: TableRows, order: Tensor, num_standing: int, metric: Tensor | None) -> PredictedLeaning:
     """Measures on a sample of rows what leaning leaves of them.
 
     Args:
         table: holds the rows.
         order: (num_coded,) ids of the coded rows by falling weight.
-        num_standing: R, the first of these; None is the result where it is 0, or all of them.
+        num_standing: R, the first of these, in [1, num_coded - 1].
         metric: (d, d) of the error; None for the plain one.
     """
-    if not 0 < num_standing < len(order):
-        return None
     standing, _ = unit_rows(table.read(order[:num_standing]).float())
     others = order[num_standing:]
     rows, _ = unit_rows(table.read(others[:: -(-len(others) // _SAMPLED_ROWS)]).float())

@@ -33,7 +33,8 @@ class TierRequest:
         lost_bits: bits a value that the first tier loses in the metric. What it leaves is white where it coded, so that
             the others lose none.
         nested_in: plan of the larger code that this one is to be cut from; None if it is made anew.
-        leaning: what it is expected to bring that rare rows lean on others; None if they do not.
+        leaning: what it is expected to bring that rare rows lean on others, by rising numbers of these; none if they
+            may not.
     """
 
     template: CodingPlan
@@ -43,7 +44,7 @@ class TierRequest:
     split: StageSplit = even_stages
     lost_bits: float = 0.0
     nested_in: CodingPlan | None = None
-    leaning: PredictedLeaning | None = None
+    leaning: Sequence[PredictedLeaning] = ()
 
     @property
     def budget(self) -> int:
