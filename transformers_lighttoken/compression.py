@@ -65,7 +65,8 @@ def compress_table(
         share: which rows this process codes where several work together (see `distributed`); each gets the whole
             result.
         journal: remembers what is finished, so that a stopped run goes on from there.
-        nested_in: a larger code of the same table, where the result is to keep the first bits of its base code.
+        nested_in: a larger code of the same table, where the result is to keep the first bits of its base code and what
+            rows lean on. Where the budget is too small for the latter, rows are coded anew.
         on_error: told the relative error of the base code after each round of refinement.
 
     Returns:
@@ -93,6 +94,8 @@ def compress_table(
         config.rank = nested_in.plan.rank
     larger, standing = (None, None) if nested_in is None else (nested_in.plan, standing_rows(nested_in))
     plan, depths = plan_table(table, config, exact_ids, frequencies, metric, share, larger, center, standing)
+    if standing is not None and plan.reference_tier is None:
+        nested_in = None  # its base code alone says little of rows that lean: the decoded rows are coded anew
     options = EncodeOptions(
         solver=config.solver,
         warm_start=config.warm_start,

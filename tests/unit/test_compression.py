@@ -201,3 +201,9 @@ def test_rare_rows_lean_on_frequent_ones_where_that_pays():
     assert cut.plan.num_leaning == table.plan.num_leaning
     anew = compress_table(alike, LightTokenConfig(compression_ratio=11.0), frequencies=zipf())
     assert relative_error(cut, alike) < 1.5 * relative_error(anew, alike)
+    tiny = compress_table(
+        table.decode_all(), LightTokenConfig(compression_ratio=110.0), frequencies=zipf(), nested_in=table
+    )
+    assert tiny.plan.ratio >= 110
+    assert tiny.plan.num_leaning == 0
+    assert relative_error(tiny, alike) < 1.0

@@ -128,6 +128,8 @@ def _tier_plans(
         cumulative = np.concatenate([[0.0], np.cumsum(weights)])
         spared = float(ordered.sum() - weights.sum())
         error = predicted_error(request.eigenvalues, base_bits)
+        if leaning is not None and available >= 0:
+            found.append((error * (1 - spared), replace(base, tiers=(leaning.tier,), whitening_rank=0)))
         for widths, errors, most_rows in request.patterns():
             tiers, gain = _cover(widths, errors, most_rows, weights, cumulative, available, dim)
             if tiers:

@@ -36,6 +36,8 @@ _STATES_AT_ONCE = 64
 _FEWEST_STATES = 2
 """torch's embedding_bag is slow for rows of a single number."""
 _UNPACKED_ROWS = 8192
+_MOST_KEPT = 1 << 24
+_FEWEST_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class TableProduct:
     def __init__(self, plan: CodingPlan, stored: StoredTensors, hidden: Tensor) -> None:
         self._plan, self._stored, self._hidden = plan, stored, hidden
         self._parts = list(self._coded_parts())
+        self._standing: Tensor | None = None
         self._center = hidden @ stored_center(stored) if plan.centered else None  # (n,)
 
     @property
@@ -88,17 +91,34 @@ class TableProduct:
 
     def _coded(self, slots: Tensor) -> Tensor:
         """Products with coded rows, slots in rising order. (r, n) float32."""
-        total = self._own(slots)
-        count = num_below(self._plan.num_standing, slots)
-        if count < slots.numel():
-            leaning = leaning_of(self._plan, self._stored, slots[count:] - self._plan.num_standing)
-            standing, places = leaning.slots.unique(return_inverse=True)
-            total[count:] += self._own(standing).index_select(0, places) * leaning.factors
+        total = self._unscaled(slots)
         if not self._plan.row_scale_bits or not slots.numel():
             return total
         scales = row_scales(self._stored, "", slots, self._plan.row_scale_bits)  # (r, 1)
         total = total * scales
         return total if self._center is None else total + (scales > 0) * self._center
+
+    def _unscaled(self, slots: Tensor) -> Tensor:
+        """The same before row scales and the center."""
+        plan, count = self._plan, num_below(self._plan.num_standing, slots)
+        if count == slots.numel():
+            return self._own(slots)
+        leaning = leaning_of(plan, self._stored, slots[count:] - plan.num_standing)
+        if self._keeps_standing(slots.numel()):
+            if self._standing is None:
+                self._standing = self._own(torch.arange(plan.num_standing, device=slots.device))  # (R, n)
+            total = torch.cat([self._standing.index_select(0, slots[:count]), self._own(slots[count:])])
+            total[count:] += self._standing.index_select(0, leaning.slots) * leaning.factors
+            return total
+        total = self._own(slots)
+        standing, places = leaning.slots.unique(return_inverse=True)
+        total[count:] += self._own(standing).index_select(0, places) * leaning.factors
+        return total
+
+    def _keeps_standing(self, rows: int) -> bool:
+        """Whether products with the rows that others lean on are computed once for all: where many rows follow."""
+        few = self._plan.num_standing * self._hidden.shape[0] <= _MOST_KEPT
+        return few and not torch.is_grad_enabled() and (self._standing is not None or rows >= _FEWEST_ROWS)
 
     def _own(self, slots: Tensor) -> Tensor:
         """Products with what the codes of rows stand for, before row scales and what they lean on. (r, n) float32."""

@@ -134,3 +134,20 @@ def test_products_of_rows_are_kept_for_row_scales_alone() -> None:
     assert logits.requires_grad
     assert (ROWS, 3) not in saved
     assert (3, ROWS) not in saved
+
+
+def test_products_with_rows_that_others_lean_on_are_computed_once(monkeypatch):
+    monkeypatch.setattr(product_module, "_FEWEST_ROWS", 20)
+    plan = with_index(
+        CodingPlan(ROWS, 16, stage_bits=(9,), tiers=(Tier(50, "trellis", 16, 8), reference_tier(25)), num_exact=3)
+    )
+    table, hidden = random_table(plan), torch.randn(4, 16, generator=torch.Generator().manual_seed(0))
+    product, computed = TableProduct(plan, table.tensors, hidden), []
+    own = product._own
+    monkeypatch.setattr(product, "_own", lambda slots: computed.append(slots.numel()) or own(slots))
+    positions = torch.randperm(ROWS, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        found = torch.cat([product.columns(part) for part in positions.split(20)], dim=1)
+    expected = hidden @ decode_positions(plan, table.tensors, positions).t()
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert sum(computed) == ROWS - 3
