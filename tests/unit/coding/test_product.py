@@ -137,7 +137,7 @@ def test_products_of_rows_are_kept_for_row_scales_alone() -> None:
 
 
 def test_products_with_rows_that_others_lean_on_are_computed_once(monkeypatch):
-    monkeypatch.setattr(product_module, "_FEWEST_ROWS", 20)
+    monkeypatch.setattr(product_module, "_FEWEST_ROWS", 1)
     plan = with_index(
         CodingPlan(ROWS, 16, stage_bits=(9,), tiers=(Tier(50, "trellis", 16, 8), reference_tier(25)), num_exact=3)
     )

@@ -18,7 +18,7 @@ from transformers_lighttoken.coding.predicted_leaning import predict_leaning, st
 from transformers_lighttoken.coding.references import Leaning, Resemblance
 from transformers_lighttoken.coding.refine import RefineSchedule
 from transformers_lighttoken.coding.resize import append_exact_rows, depths_of, keep_first_rows
-from transformers_lighttoken.coding.rows import normalized_rows
+from transformers_lighttoken.coding.rows import DividedRows, normalized_rows
 from transformers_lighttoken.coding.share import RowShare
 from transformers_lighttoken.coding.table_rows import as_rows
 from transformers_lighttoken.coding.tier_index import encode_depths
@@ -130,6 +130,7 @@ def test_a_row_that_resembles_none_stands_alone():
 def test_rows_are_taken_less_what_they_lean_on():
     rows, parents = families()
     source, _ = normalized_rows(as_rows(rows), torch.arange(ROWS), True, copied=False)
+    assert isinstance(source, DividedRows)
     units = torch.nn.functional.normalize(rows)
     leaning = Leaning(parents, torch.full_like(parents, 12))
     lazy = LeaningRows(source, STANDING, leaning, lambda slots: units[slots])
