@@ -74,7 +74,7 @@ def decode_coded(plan: CodingPlan, stored: StoredTensors, slots: Tensor) -> Tens
 def decode_unscaled(plan: CodingPlan, stored: StoredTensors, slots: Tensor) -> Tensor:
     """Coded rows before their row scale, slots in rising order. (n, d) float32."""
     rows = decode_own(plan, stored, slots)
-    if plan.reference_tier is None:
+    if not plan.num_leaning:
         return rows
     if torch.compiler.is_compiling():
         leaning = leaning_of(plan, stored, (slots - plan.num_standing).clamp(min=0))

@@ -9,7 +9,7 @@ from torch import Tensor
 from .autoencoder import train_chain
 from .centering import CenteredRows, mean_row
 from .journal import NO_JOURNAL, Journal
-from .leaning_rows import Lean, kept_leaning
+from .leaning_rows import Lean, kept_leaning, row_scales_of
 from .low_rank import low_rank
 from .nested import encode_nested, num_rounds
 from .packing import pack_bits, pack_values
@@ -111,12 +111,13 @@ def encode(
         stored["center"] = (mean_row(table, share=share) if options.center is None else options.center).to(table.device)
         rows = CenteredRows(table, stored["center"])
     copied = not _can_do_without_copy(rows, plan, options)
-    targets, common = normalized_rows(rows, ids, plan.row_scale_bits > 0, share, copied)
-    lean = None
-    if plan.reference_tier is not None:
-        nested_in = options.nested_in
-        leaning = None if nested_in is None else kept_leaning(nested_in, plan, depths)
-        lean = Lean.choose(rows, coded, targets, plan, metric, share, leaning)
+    lean, kept_from = None, options.nested_in if plan.num_leaning else None
+    divisors = None if kept_from is None else row_scales_of(kept_from)
+    targets, common = normalized_rows(rows, ids, plan.row_scale_bits > 0, share, copied, divisors)
+    if plan.num_leaning:
+        dense, _ = normalized_rows(rows, coded[: plan.num_standing], True, copied=False, divisors=divisors)
+        leaning = None if kept_from is None else kept_leaning(kept_from, plan, depths)
+        lean = Lean.choose(dense, targets, plan, metric, share, leaning)
         targets = lean.subtracted(targets)
     if isinstance(targets, Tensor):
         _encode_low_rank(targets, plan, metric, stored, options)
@@ -127,7 +128,7 @@ def encode(
     report = progress or (lambda *_: None)
     passes = TierPasses(
         plan, local, metric, stored, options.schedule, options.seed, share,
-        on_tier=lambda number: report("tiers", number, len(plan.tiers)),
+        on_tier=lambda done, total: report("tiers", done, total),
     )  # fmt: skip
     decode = passes.encode(targets, lean)
     restore_scales(stored, common)

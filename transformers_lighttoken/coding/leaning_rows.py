@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .decode import row_scales
 from .plan import CodingPlan
 from .reduction import RowSource, row_blocks, rows_at_once
 from .references import Leaning, Resemblance
-from .rows import DividedRows, normalized_rows
+from .rows import DividedRows
 from .share import RowShare
 from .table import CompressedTable
-from .table_rows import TableRows
 from .tier_index import storage_order
 
 Rows = Callable[[Tensor], Tensor]
@@ -71,21 +71,20 @@ class Lean:
 
     Attributes:
         plan: of the rows of all processes.
-        dense: all rows that stand alone, as they are.
+        dense: the rows of any process that stand alone, as they are.
         first: rows of this process before it stand alone.
         leaning: of its other rows.
     """
 
     plan: CodingPlan
-    dense: DividedRows
+    dense: Rows
     first: int
     leaning: Leaning
 
     @classmethod
     def choose(
         cls,
-        table: TableRows,
-        coded: Tensor,
+        dense: Tensor | DividedRows,
         targets: Tensor | DividedRows,
         plan: CodingPlan,
         metric: Tensor | None,
@@ -95,30 +94,29 @@ class Lean:
         """Chooses what rows lean on.
 
         Args:
-            table: holds the rows.
-            coded: (num_coded,) ids of all coded rows in storage order, on the CPU.
+            dense: (R, d) all rows that stand alone, divided like the others.
             targets: (n, d) those of this process, divided by their norms.
             plan: of all rows.
             metric: (d, d) of the error; None for the plain one.
             share: which rows these are.
             kept: what all rows that lean do so on, where that is known.
         """
-        dense, _ = normalized_rows(table, coded[: plan.num_standing], True, share, copied=False)
-        if not isinstance(dense, DividedRows):
-            raise TypeError("rows that are not copied are divided when they are asked for.")
-        first = share.num_rows(plan.num_standing, table.device)
+        first = share.num_rows(plan.num_standing, targets.device)
+        read = dense[:]
         if kept is not None:
-            places = share.places(plan.num_coded, table.device)[first:].to(kept.slots.device) - plan.num_standing
-            leaning = Leaning(kept.slots[places], kept.weights[places])
+            places = share.places(plan.num_coded, targets.device)[first:].to(kept.slots.device) - plan.num_standing
+            leaning = kept[places]
         else:
-            leaning = Resemblance(dense[:], metric).find(targets, first)
-        return cls(plan, dense, first, leaning)
+            leaning = Resemblance(read, metric).find(targets, first)
+        if isinstance(dense, DividedRows) and dense.table.in_memory:
+            return cls(plan, dense.take, first, leaning)
+        return cls(plan, lambda slots: read[slots], first, leaning)
 
     def subtracted(self, targets: Tensor | DividedRows) -> RowSource:
         """Rows (n, d) of this process less what they lean on; a tensor is changed in place."""
         if isinstance(targets, DividedRows):
-            return LeaningRows(targets, self.first, self.leaning, self.dense.take)
-        self._subtract(targets[self.first :], self.dense.take)
+            return LeaningRows(targets, self.first, self.leaning, self.dense)
+        self._subtract(targets[self.first :], self.dense)
         return targets
 
     def closed(self, targets: RowSource, decoded: Tensor) -> RowSource:
@@ -131,7 +129,7 @@ class Lean:
         if isinstance(targets, LeaningRows):
             return replace(targets, standing=lambda slots: decoded[slots])
         rows = targets[self.first :]
-        self._subtract(rows, lambda slots: decoded[slots] - self.dense.take(slots))
+        self._subtract(rows, lambda slots: decoded[slots] - self.dense(slots))
         return targets
 
     def _subtract(self, rows: Tensor, standing: Rows) -> None:
@@ -152,12 +150,23 @@ class Lean:
         return {f"tier_{number}_codes": Leaning(slots, weights).packed(tier.code_bits)}
 
 
+def row_scales_of(table: CompressedTable) -> Tensor:
+    """The row scale of each row of a table, (V,) float32: 0 for those that are exact.
+
+    Divided by them, decoded rows are the very sums of their codes and of what they lean on.
+    """
+    plan, positions = table.plan, table.positions.long()
+    slots = positions - plan.num_exact
+    scales = row_scales(table.tensors, "", slots.clamp(min=0), plan.row_scale_bits).squeeze(1)
+    return torch.where(slots >= 0, scales, 0.0)
+
+
 def kept_leaning(table: CompressedTable, plan: CodingPlan, depths: Tensor) -> Leaning:
     """What rows lean on in a larger code, in terms of a smaller one that keeps its first bits.
 
     Args:
         table: the larger code.
-        plan: of the smaller one, in which the same rows stand alone.
+        plan: of the smaller one, in which the same rows stand alone, and no other row is exact that others lean on.
         depths: (V,) depth of each row in it (see `tier_index`).
 
     Returns:

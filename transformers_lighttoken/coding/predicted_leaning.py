@@ -10,14 +10,14 @@ from .packing import packed_bytes
 from .prediction import predicted_error, spectrum_left
 from .reduction import gram_matrix
 from .references import Resemblance
-from .rows import unit_rows
+from .rows import normalized_rows, unit_rows
 from .table import CompressedTable
 from .table_rows import TableRows
 from .tier import Tier, reference_bits
 
 _MOST_STANDING = 1 << 14
 _FEWEST_STANDING = 512
-"""A multiple of the rows that are worked on at once, so that the work is divided alike among any processes."""
+"""A multiple of the rows that a CPU works on at once, so that the work is divided alike among any processes."""
 _LARGEST_SHARE = 1 / 2
 _SAMPLED_ROWS = 2048
 
@@ -68,7 +68,9 @@ def predict_leaning(table: TableRows, order: Tensor, num_standing: int, metric: 
         num_standing: R, the first of these, in [1, num_coded - 1].
         metric: (d, d) of the error; None for the plain one.
     """
-    standing, _ = unit_rows(table.read(order[:num_standing]).float())
+    standing, _ = normalized_rows(table, order[:num_standing], per_row=True)
+    if not isinstance(standing, Tensor):
+        raise TypeError("copied rows are in a tensor.")
     others = order[num_standing:]
     rows, _ = unit_rows(table.read(others[:: -(-len(others) // _SAMPLED_ROWS)]).float())
     metric = None if metric is None else metric.to(rows.device)
@@ -88,6 +90,6 @@ def _spectrum(rows: Tensor, metric: Tensor | None) -> Tensor:
 def standing_rows(table: CompressedTable) -> Tensor | None:
     """Which rows of a table lean on no other, (V,) bool on the CPU; None if none does."""
     plan = table.plan
-    if plan.reference_tier is None:
+    if not plan.num_leaning:
         return None
     return (table.positions < plan.num_exact + plan.num_standing).cpu()

@@ -84,9 +84,9 @@ class Resemblance:
         least = _LEAST_VARIANCE * variances.mean()
         least = torch.where(least > 0, least, 1.0)
         self._map = (root @ (directions / (variances + least).sqrt())).float()  # (d, d)
-        mapped = standing @ self._map
-        self._norms = mapped.norm(dim=1)  # (R,)
-        self._standing = functional.normalize(mapped)
+        self._standing = standing @ self._map
+        self._norms = self._standing.norm(dim=1)  # (R,)
+        functional.normalize(self._standing, out=self._standing)
 
     def find(self, rows: RowSource, first: int = 0) -> Leaning:
         """The row that each of (n, d) from `first` on leans on, with its least-squares weight."""

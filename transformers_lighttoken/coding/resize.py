@@ -1,5 +1,6 @@
 """Adding rows to a compressed table and cutting rows off, without coding anything anew. Beyond the paper."""
 
+import logging
 from dataclasses import replace
 
 import torch
@@ -11,6 +12,8 @@ from .plan import CodingPlan, Tier
 from .references import Leaning
 from .table import CompressedTable
 from .tier_index import decode_depths, encode_depths
+
+logger = logging.getLogger(__name__)
 
 
 def append_exact_rows(table: CompressedTable, rows: Tensor) -> CompressedTable:
@@ -46,7 +49,8 @@ def keep_first_rows(table: CompressedTable, count: int) -> CompressedTable:
         count: rows to keep, in [1, V].
 
     Returns:
-        A table of `count` rows that decode as before. Those that lean on a row that is cut off become exact.
+        A table of `count` rows that decode as before. Those that lean on a row that is cut off are stored as they
+        decode, in the dtype of the exact rows.
 
     Raises:
         ValueError: if `count` is out of range, or so few rows that their factors are larger than the dense rows.
@@ -55,6 +59,13 @@ def keep_first_rows(table: CompressedTable, count: int) -> CompressedTable:
     if not 1 <= count <= plan.num_embeddings:
         raise ValueError(f"count must be in [1, {plan.num_embeddings}], got {count}.")
     uprooted = _leans_outside(table, count)
+    if bool(uprooted.any()):
+        logger.warning(
+            "%d rows lean on rows that are cut off, and are stored as they decode, in %d bytes. Compressing the model "
+            "anew with fewer rows takes less.",
+            int(uprooted.sum()),
+            int(uprooted.sum()) * plan.embedding_dim * table.tensors["exact_rows"].element_size(),
+        )
     positions = table.positions[:count].long()
     exact = (positions < plan.num_exact) | uprooted
     slots = positions[~exact].sort().values - plan.num_exact  # storage order among the kept rows stays

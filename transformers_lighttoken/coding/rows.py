@@ -60,7 +60,12 @@ class DividedRows:
 
 
 def normalized_rows(
-    table: TableRows, ids: Tensor, per_row: bool, share: RowShare = ALL_ROWS, copied: bool = True
+    table: TableRows,
+    ids: Tensor,
+    per_row: bool,
+    share: RowShare = ALL_ROWS,
+    copied: bool = True,
+    divisors: Tensor | None = None,
 ) -> tuple[Tensor | DividedRows, float]:
     """Rows to code: divided by their own norms, or all by the power of two at or above the largest norm.
 
@@ -70,10 +75,12 @@ def normalized_rows(
         per_row: whether each row is divided by its own norm; rows of zeros stay.
         share: which of all rows these are.
         copied: whether the rows are wanted in a tensor of their own, or are made when they are asked for.
+        divisors: (V,) of all rows of the table, used in the place of norms where they are not zero.
 
     Returns:
         The rows, (n, d) float32 of norms at most 1, and the common divisor, 1 when each row has its own.
     """
+    given = None if divisors is None else divisors[ids.to(divisors.device)].unsqueeze(1)
     divisors = torch.empty(ids.numel(), 1, device=table.device)
     copy = torch.empty(ids.numel(), table.shape[1], device=table.device) if copied else None
     for place, rows in read_blocks(table, ids, rows_at_once(table.device)):
@@ -82,6 +89,7 @@ def normalized_rows(
             copy[place] = rows
     common = 1.0
     if per_row:
+        divisors = divisors if given is None else torch.where(given > 0, given, divisors)
         divisors = torch.where(divisors > 0, divisors, 1.0)
     else:
         common = power_of_two_above(share.largest(float(divisors.max()) if divisors.numel() else 0.0))

@@ -33,7 +33,7 @@ def encode_tier(
     schedule: RefineSchedule,
     seed: int,
     share: RowShare,
-    first: int = 0,
+    first: int | None = None,
     later_scales: Tensor | None = None,
 ) -> None:
     """Codes what earlier stages left of the rows that tier `number` covers; subtracts the result from `residual`.
@@ -47,7 +47,7 @@ def encode_tier(
         schedule: of the refinement of learnt tiers.
         seed: of the refinement.
         share: which rows these are.
-        first: rows of this process before these; where there are some, their codes are in `stored`.
+        first: rows of this process before these, whose codes are in `stored`; None where these are the first ones.
         later_scales: (m,) about the scales of covered rows that are coded later, for a grid that suits them too.
     """
     tier = plan.tiers[number - 1]
@@ -61,7 +61,9 @@ def encode_tier(
     coordinates = _Coordinates.of(plan, number, metric, stored)
     blocks = list(row_blocks(residual, rows_at_once(residual.device)))
     scales = torch.cat([coordinates.scales(coordinates.values(rows)) for _, rows in blocks])
-    row_scale, grid = _scale_codes(scales, tier.row_scale_bits, share, first, later_scales, stored, prefix)
+    start = first or 0
+    known = None if first is None else stored[prefix + "row_scale_range"]
+    row_scale, grid = _scale_codes(scales, tier.row_scale_bits, share, start, later_scales, known)
     codes = [residual.new_empty(0)] * len(blocks)
 
     def encode_block(numbered: tuple[int, tuple[slice, Tensor]]) -> None:
@@ -77,11 +79,10 @@ def encode_tier(
         "row_scale": (pack_values(row_scale.unsqueeze(1), tier.row_scale_bits), tier.row_scale_bits),
     }
     for name, (packed, bits) in found.items():
-        earlier = stored.get(prefix + name) if first else None
-        rows = (first, len(residual))
-        stored[prefix + name] = packed if earlier is None else join_rows(earlier, packed, rows, bits)
+        earlier = stored.get(prefix + name, packed[:0])
+        stored[prefix + name] = packed if first is None else join_rows(earlier, packed, (start, len(residual)), bits)
     for place, rows in blocks:
-        slots = torch.arange(first + place.start, first + place.stop, device=residual.device)
+        slots = torch.arange(start + place.start, start + place.stop, device=residual.device)
         rows -= undo_map(plan, tier.kind, stored, decode_tier(plan, number, stored, slots))
 
 
@@ -92,29 +93,28 @@ def tier_scales(rows: Tensor, plan: CodingPlan, number: int, metric: Tensor | No
 
 
 def _scale_codes(
-    scales: Tensor,
-    bits: int,
-    share: RowShare,
-    first: int,
-    later: Tensor | None,
-    stored: StoredTensors,
-    prefix: str,
+    scales: Tensor, bits: int, share: RowShare, first: int, later: Tensor | None, grid: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Codes of row scales, (n,) uint8, and their grid, which is that of the rows before these if there are some.
+    """Codes of row scales, (n,) uint8, and their grid.
 
     Scales are rounded in one vector of all rows: where a number lies in a vector may decide how its logarithm rounds.
+
+    Args:
+        scales: (n,) of rows of this process.
+        bits: of a code.
+        share: which rows these are.
+        first: rows of this process before these.
+        later: scales of further rows that the grid is to suit.
+        grid: to round to; one for these scales when None.
     """
     every = share.merge(torch.cat([scales.new_zeros(first), scales]))
-    if first and prefix + "row_scale_range" in stored:
-        grid = stored[prefix + "row_scale_range"]
-        codes = scale_codes(every, grid, bits)
-    elif later is None:
+    if grid is None and later is None:
         codes, grid = quantize_scales(every, bits)
-    else:
-        others = torch.cat(share.gather(later))
+        return share.take(codes), grid
+    if grid is None:
+        others = torch.cat(share.gather(scales.new_zeros(0) if later is None else later))
         _, grid = quantize_scales(torch.cat([every, others]).sort().values, bits)
-        codes = scale_codes(every, grid, bits)
-    return share.take(codes)[first:], grid
+    return share.take(scale_codes(every, grid, bits))[first:], grid
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Coding what the base code leaves, tier by tier; rows that lean on others after these. Beyond the paper."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -32,7 +32,7 @@ class TierPasses:
         schedule: of the refinement of learnt tiers, and of the base code of rows that lean.
         seed: of the refinement.
         share: which rows these are.
-        on_tier: told the number of each tier that is done.
+        on_tier: told how many of how many passes over tiers are done.
     """
 
     plan: CodingPlan
@@ -42,7 +42,7 @@ class TierPasses:
     schedule: RefineSchedule
     seed: int
     share: RowShare
-    on_tier: Callable[[int], None]
+    on_tier: Callable[[int, int], None]
 
     def encode(self, targets: RowSource, lean: Lean | None) -> Decode:
         """Codes the tiers.
@@ -54,15 +54,21 @@ class TierPasses:
         Returns:
             What decodes these rows.
         """
+        numbers = [number for number, _ in self.local.code_tiers]
         if lean is None:
-            self._encode_rows(targets, slice(0, len(targets)))
+            self._encode_rows(targets, slice(0, len(targets)), numbers, 0, len(numbers))
             return lambda slots: decode_own(self.local, self.stored, slots)
-        first = lean.first
-        self._encode_rows(targets, slice(0, first), self._later_scales(targets, first))
+        first, count = lean.first, self.plan.num_standing
+        wide = [
+            number for number in numbers if self.plan.tiers[number - 1].coverage > count
+        ]  # that cover rows that lean
+        total = len(numbers) + len(wide)
+        later = self._later_scales(targets, first, wide)
+        self._encode_rows(targets, slice(0, first), numbers, 0, total, later)
         standing = self._decode_standing(first, targets.device)
         closed = lean.closed(targets, standing)
         self._sweep_base_code(closed, first)
-        self._encode_rows(closed, slice(first, len(targets)))
+        self._encode_rows(closed, slice(first, len(targets)), wide, len(numbers), total)
 
         def decode(slots: Tensor) -> Tensor:
             rows = decode_own(self.local, self.stored, slots)
@@ -73,34 +79,39 @@ class TierPasses:
 
         return decode
 
-    def _encode_rows(self, targets: RowSource, place: slice, later: dict[int, Tensor] | None = None) -> None:
-        """Codes the tiers of some rows, those before them being done.
+    def _encode_rows(
+        self,
+        targets: RowSource,
+        place: slice,
+        numbers: Sequence[int],
+        done: int,
+        total: int,
+        later: dict[int, Tensor] | None = None,
+    ) -> None:
+        """Codes the tiers of some rows.
 
         Args:
             targets: (n, d) rows that the base code stands for.
             place: of the rows to code.
+            numbers: of the tiers, the same on all processes.
+            done: passes over tiers before this; where there are some, the rows before `place` are coded.
+            total: passes over tiers in all.
             later: by the numbers of tiers, about the scales of rows that they cover and that are coded later.
         """
-        first = place.start
-        tiers = [(number, min(tier.coverage, place.stop)) for number, tier in self.local.code_tiers]
-        if first:
-            tiers = [(number, stop) for number, stop in tiers if self._covers_leaning(number)]
-        if not tiers:
+        if not numbers:
             return
-        residual = targets[first : max(first, tiers[0][1])]  # changed in place: the rows are not needed any more
+        first = place.start
+        stops = [max(first, min(self.local.tiers[number - 1].coverage, place.stop)) for number in numbers]
+        residual = targets[first : stops[0]]  # changed in place: the rows are not needed any more
         for part, block in row_blocks(residual, rows_at_once(residual.device)):
             block -= self._base_code(first + part.start, len(block))
-        for number, stop in tiers:
-            residual = residual[: max(0, stop - first)]
+        for number, stop in zip(numbers, stops, strict=True):
+            residual = residual[: stop - first]
             encode_tier(
                 residual, self.local, number, self.metric, self.stored, self.schedule, self.seed, self.share,
-                first, None if later is None else later.get(number),
+                first if done else None, None if later is None else later.get(number),
             )  # fmt: skip
-            self.on_tier(number)
-
-    def _covers_leaning(self, number: int) -> bool:
-        """Whether a tier covers rows that lean, on any process."""
-        return self.plan.tiers[number - 1].coverage > self.plan.num_standing
+            self.on_tier(done + numbers.index(number) + 1, total)
 
     def _base_code(self, start: int, count: int) -> Tensor | float:
         """What the base code of some rows stands for, (count, d)."""
@@ -109,22 +120,19 @@ class TierPasses:
         slots = torch.arange(start, start + count, device=self.stored["codes"].device)
         return decode_signs(self.stored["codes"], slots, stored_matrix(self.stored, "decoder"))
 
-    def _later_scales(self, targets: RowSource, first: int) -> dict[int, Tensor]:
-        """About the scales that tiers will give to rows that lean: those beside rows that are not coded yet."""
+    def _later_scales(self, targets: RowSource, first: int, numbers: Sequence[int]) -> dict[int, Tensor]:
+        """About the scales that some tiers will give to rows that lean: those beside rows that are not coded yet."""
         found: dict[int, Tensor] = {}
-        scales: Tensor | None = None
-        for number, tier in self.local.code_tiers:
-            if not self._covers_leaning(number):
-                continue
-            if scales is None:
-                parts = [torch.empty(0, device=targets.device)]
-                for start in range(first, tier.coverage, rows_at_once(targets.device)):
-                    rows = targets[start : min(start + rows_at_once(targets.device), tier.coverage)]
+        scales = torch.empty(0, device=targets.device)
+        at_once, dim = rows_at_once(targets.device), self.plan.embedding_dim
+        for number in numbers:
+            tier = self.local.tiers[number - 1]
+            if not found:
+                for start in range(first, tier.coverage, at_once):
+                    rows = targets[start : min(start + at_once, tier.coverage)]
                     left = rows - self._base_code(start, len(rows))
-                    parts.append(tier_scales(left, self.local, number, self.metric, self.stored))
-                scales = torch.cat(parts)
+                    scales = torch.cat([scales, tier_scales(left, self.local, number, self.metric, self.stored)])
             found[number] = scales[: max(0, tier.coverage - first)]
-            dim = self.plan.embedding_dim
             width = tier.trellis_width(dim) if tier.kind == "trellis" else 1
             scales = scales * trellis_error(dim, width) ** 0.5
         return found
@@ -151,7 +159,8 @@ class TierPasses:
         before = codes[:first].clone()
         objective = Objective.of(stored_matrix(self.stored, "decoder"), self.metric)
         refiner = Refiner(targets, self.metric, self.seed, self.share)
-        refiner.sweep(codes, objective, self.schedule.sweeps, 0.0, self.schedule.rounds + 1)  # in the same blocks
+        # All rows, so that their blocks are those of any number of processes; those that stand alone stay as they are.
+        refiner.sweep(codes, objective, self.schedule.sweeps, 0.0, self.schedule.rounds + 1)
         codes[:first] = before
         self.stored["codes"] = pack_bits(codes)
 

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from tests.helpers import random_table, reference_tier, with_index
 from tests.thread_processes import in_processes
-from transformers_lighttoken.coding.decode import decode_own, decode_unscaled
+from transformers_lighttoken import LightTokenConfig, compress_table
+from transformers_lighttoken.coding.decode import decode_own, decode_positions, decode_unscaled
 from transformers_lighttoken.coding.encode import EncodeOptions, encode
-from transformers_lighttoken.coding.leaning_rows import LeaningRows, kept_leaning
+from transformers_lighttoken.coding.leaning_rows import LeaningRows, kept_leaning, row_scales_of
 from transformers_lighttoken.coding.plan import CodingPlan, Tier
 from transformers_lighttoken.coding.predicted_leaning import predict_leaning, standing_rows, suitable_standing
 from transformers_lighttoken.coding.references import Leaning, Resemblance
@@ -165,10 +166,11 @@ def test_the_errors_of_standing_rows_are_made_up_for(monkeypatch):
     )
 
 
+@pytest.mark.parametrize("block", [64, 512, 2048], ids=["all stand", "one stands", "one is empty"])
 @pytest.mark.parametrize("changes", [{}, {"rank": 1}, {"centered": True}], ids=["base", "low rank", "centered"])
-def test_the_bytes_do_not_depend_on_the_number_of_processes(monkeypatch, changes):
+def test_the_bytes_do_not_depend_on_the_number_of_processes(monkeypatch, changes, block):
     for module in ("share", "reduction"):
-        monkeypatch.setattr(f"transformers_lighttoken.coding.{module}.block_rows", lambda device: 64)
+        monkeypatch.setattr(f"transformers_lighttoken.coding.{module}.block_rows", lambda device: block)
     rows, _ = families()
     plan, depths = plan_with(LEANING, **changes)
     whole = encode(rows, plan, depths, options=QUICK)
@@ -236,3 +238,39 @@ def test_few_rows_all_stand_alone():
     assert found == {
         1: [], 1023: [], 1024: [512], 2048: [512, 1024], 30517: [4096, 8192], 49135: [8192, 16384], 10**6: [8192, 16384]
     }  # fmt: skip
+
+
+def test_rows_that_others_lean_on_stay_coded_in_a_cut():
+    rows, _ = families()
+    frequencies = 1.0 / (torch.arange(ROWS) + 2.7)
+    larger = compress_table(rows, LightTokenConfig(compression_ratio=5.0), frequencies=frequencies)
+    assert larger.plan.num_leaning
+    config = LightTokenConfig(compression_ratio=6.0)
+    decoded = larger.decode_all()
+    cut = compress_table(decoded, config, frequencies=frequencies, nested_in=larger)
+    asked = compress_table(decoded, config, frequencies=frequencies, nested_in=larger, exact_ids=[0, 3, ROWS - 1])
+    assert asked.plan.num_exact == 1
+    assert torch.equal(asked.decode(torch.tensor([ROWS - 1])), decoded[-1:])
+    assert error_of(asked, rows) < 1.1 * error_of(cut, rows)
+
+
+def test_decoded_rows_over_their_row_scales_are_the_sums_of_their_codes():
+    tiers = (Tier(40, "trellis", 8, 8), reference_tier(20))
+    plan = with_index(CodingPlan(60, 8, stage_bits=(9,), tiers=tiers, num_exact=3))
+    table = random_table(plan)
+    scales = row_scales_of(table)
+    found = table.decode_all()[scales > 0] / scales[scales > 0].unsqueeze(1)
+    slots = table.positions[scales > 0].long() - 3
+    expected = decode_unscaled(plan, table.tensors, torch.arange(57))
+    assert torch.allclose(found, expected[slots], atol=1e-5)
+    assert int((scales == 0).sum()) == 3 + int(
+        (decode_positions(plan, table.tensors, torch.arange(3, 60)) == 0).all(1).sum()
+    )
+
+
+def test_decoding_compiles_where_no_row_leans_any_more():
+    tiers = (Tier(20, "trellis", 8, 8), reference_tier(20))
+    table = keep_first_rows(random_table(with_index(CodingPlan(60, 8, stage_bits=(9,), tiers=tiers))), 1)
+    positions = table.positions.long()
+    compiled = torch.compile(lambda rows: decode_positions(table.plan, table.tensors, rows), backend="eager")
+    assert torch.equal(compiled(positions), table.decode_all())
