@@ -94,9 +94,8 @@ def compress_table(
         config.rank = nested_in.plan.rank
     larger, standing = (None, None) if nested_in is None else (nested_in.plan, standing_rows(nested_in))
     if nested_in is not None and standing is not None:  # rows that others lean on keep their codes
-        exact_ids = [
-            row for row in exact_ids if not standing[row] or nested_in.positions[row] < nested_in.plan.num_exact
-        ]
+        coded = set((standing & (nested_in.positions.cpu() >= nested_in.plan.num_exact)).nonzero().squeeze(1).tolist())
+        exact_ids = [row for row in exact_ids if int(row) not in coded]
     plan, depths = plan_table(table, config, exact_ids, frequencies, metric, share, larger, center, standing)
     if standing is not None and plan.reference_tier is None:
         nested_in = None  # its base code alone says little of rows that lean: the decoded rows are coded anew

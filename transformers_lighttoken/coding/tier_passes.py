@@ -59,9 +59,7 @@ class TierPasses:
             self._encode_rows(targets, slice(0, len(targets)), numbers, 0, len(numbers))
             return lambda slots: decode_own(self.local, self.stored, slots)
         first, count = lean.first, self.plan.num_standing
-        wide = [
-            number for number in numbers if self.plan.tiers[number - 1].coverage > count
-        ]  # that cover rows that lean
+        wide = [number for number in numbers if self.plan.tiers[number - 1].coverage > count]  # also cover the others
         total = len(numbers) + len(wide)
         later = self._later_scales(targets, first, wide)
         self._encode_rows(targets, slice(0, first), numbers, 0, total, later)
