@@ -18,7 +18,7 @@ from .quantize import dequantize_rows, quantize_rows, quantize_scales
 from .recut import first_bits
 from .reduction import RowSource, row_blocks, rows_at_once
 from .refine import Refiner, RefineSchedule
-from .rows import fit_row_scales, normalized_rows, restore_scales
+from .rows import divided_rows, fit_row_scales, normalized_rows, restore_scales
 from .share import ALL_ROWS, RowShare
 from .table import CompressedTable
 from .table_rows import TableRows, as_rows, check_finite
@@ -115,7 +115,7 @@ def encode(
     divisors = None if kept_from is None else row_scales_of(kept_from)
     targets, common = normalized_rows(rows, ids, plan.row_scale_bits > 0, share, copied, divisors)
     if plan.num_leaning:
-        dense, _ = normalized_rows(rows, coded[: plan.num_standing], True, copied=False, divisors=divisors)
+        dense = divided_rows(rows, coded[: plan.num_standing], divisors)
         leaning = None if kept_from is None else kept_leaning(kept_from, plan, depths)
         lean = Lean.choose(dense, targets, plan, metric, share, leaning)
         targets = lean.subtracted(targets)

@@ -20,7 +20,7 @@ from .table import CompressedTable
 from .tier_index import storage_order
 
 Rows = Callable[[Tensor], Tensor]
-"""Slots (n,) of rows that stand alone -> these rows, (n, d) float32."""
+"""Slots (n,) of rows that stand alone -> these rows in a new tensor, (n, d) float32."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,19 @@ class LeaningRows:
     def __getitem__(self, place: slice) -> Tensor:
         """Some of the rows, (n, d) float32."""
         start, stop, _ = place.indices(len(self))
-        block = self.rows[place]
+        block = self.rows[place]  # made for this call alone
         begin = max(start, self.first)
-        if begin >= stop:
-            return block
-        leaning = self.leaning[begin - self.first : stop - self.first]
-        block[begin - start :] -= self.standing(leaning.slots) * leaning.factors  # made for this call alone
+        if begin < stop:
+            leaning = self.leaning[begin - self.first : stop - self.first]
+            _subtract(block[begin - start :], leaning, self.standing)
         return block
+
+
+def _subtract(rows: Tensor, leaning: Leaning, standing: Rows) -> None:
+    """Takes from rows, in place, what they lean on."""
+    for place, block in row_blocks(rows, rows_at_once(rows.device)):
+        some = leaning[place]
+        block -= standing(some.slots).mul_(some.factors)  # made for this call alone
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ class Lean:
     @classmethod
     def choose(
         cls,
-        dense: Tensor | DividedRows,
+        dense: DividedRows,
         targets: Tensor | DividedRows,
         plan: CodingPlan,
         metric: Tensor | None,
@@ -102,21 +108,21 @@ class Lean:
             kept: what all rows that lean do so on, where that is known.
         """
         first = share.num_rows(plan.num_standing, targets.device)
-        read = dense[:]
         if kept is not None:
             places = share.places(plan.num_coded, targets.device)[first:].to(kept.slots.device) - plan.num_standing
             leaning = kept[places]
         else:
-            leaning = Resemblance(read, metric).find(targets, first)
-        if isinstance(dense, DividedRows) and dense.table.in_memory:
+            leaning = Resemblance(dense[:], metric).find(targets, first)
+        if dense.table.in_memory:
             return cls(plan, dense.take, first, leaning)
+        read = dense[:]
         return cls(plan, lambda slots: read[slots], first, leaning)
 
     def subtracted(self, targets: Tensor | DividedRows) -> RowSource:
         """Rows (n, d) of this process less what they lean on; a tensor is changed in place."""
         if isinstance(targets, DividedRows):
             return LeaningRows(targets, self.first, self.leaning, self.dense)
-        self._subtract(targets[self.first :], self.dense)
+        _subtract(targets[self.first :], self.leaning, self.dense)
         return targets
 
     def closed(self, targets: RowSource, decoded: Tensor) -> RowSource:
@@ -128,14 +134,8 @@ class Lean:
         """
         if isinstance(targets, LeaningRows):
             return replace(targets, standing=lambda slots: decoded[slots])
-        rows = targets[self.first :]
-        self._subtract(rows, lambda slots: decoded[slots] - self.dense(slots))
+        _subtract(targets[self.first :], self.leaning, lambda slots: decoded[slots] - self.dense(slots))
         return targets
-
-    def _subtract(self, rows: Tensor, standing: Rows) -> None:
-        for place, block in row_blocks(rows, rows_at_once(rows.device)):
-            leaning = self.leaning[place]
-            block -= standing(leaning.slots) * leaning.factors
 
     def packed(self, share: RowShare) -> dict[str, Tensor]:
         """The stored tensor of the rows of all processes that lean."""

@@ -10,7 +10,7 @@ from .packing import packed_bytes
 from .prediction import predicted_error, spectrum_left
 from .reduction import gram_matrix
 from .references import Resemblance
-from .rows import normalized_rows, unit_rows
+from .rows import divided_rows, unit_rows
 from .table import CompressedTable
 from .table_rows import TableRows
 from .tier import Tier, reference_bits
@@ -68,14 +68,12 @@ def predict_leaning(table: TableRows, order: Tensor, num_standing: int, metric: 
         num_standing: R, the first of these, in [1, num_coded - 1].
         metric: (d, d) of the error; None for the plain one.
     """
-    standing, _ = normalized_rows(table, order[:num_standing], per_row=True)
-    if not isinstance(standing, Tensor):
-        raise TypeError("copied rows are in a tensor.")
+    standing = divided_rows(table, order[:num_standing])
     others = order[num_standing:]
     rows, _ = unit_rows(table.read(others[:: -(-len(others) // _SAMPLED_ROWS)]).float())
     metric = None if metric is None else metric.to(rows.device)
-    found = Resemblance(standing, metric).find(rows)
-    less = rows - standing[found.slots] * found.factors
+    found = Resemblance(standing[:], metric).find(rows)
+    less = rows - standing.take(found.slots) * found.factors
     return PredictedLeaning(num_standing, _spectrum(rows, metric), _spectrum(less, metric))
 
 

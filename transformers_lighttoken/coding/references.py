@@ -13,12 +13,13 @@ from torch.nn import functional
 
 from .low_rank import metric_root
 from .packing import pack_bits, unpack_rows
-from .reduction import RowSource, gram_matrix, row_places
+from .reduction import RowSource, gram_matrix, row_blocks, row_places, rows_at_once
 from .threads import for_each
 from .tier import WEIGHT_BITS
 
 _LARGEST_WEIGHT = (1 << WEIGHT_BITS) - 1
-_ROWS_AT_ONCE = 256
+_CPU_ROWS_AT_ONCE = 64
+_CUDA_ROWS_AT_ONCE = 1024
 # Share of the mean variance below which a direction counts less: coding leaves out what varies little.
 _LEAST_VARIANCE = 0.3
 
@@ -70,7 +71,7 @@ class Resemblance:
     and little about the same say: a code spends its bits on all that vary more than its own error.
 
     Args:
-        standing: (R, d) float32, the rows that stand alone.
+        standing: (R, d) float32, the rows that stand alone; changed in place.
         metric: (d, d) of the error; None for the plain one.
     """
 
@@ -84,9 +85,12 @@ class Resemblance:
         least = _LEAST_VARIANCE * variances.mean()
         least = torch.where(least > 0, least, 1.0)
         self._map = (root @ (directions / (variances + least).sqrt())).float()  # (d, d)
-        self._standing = standing @ self._map
-        self._norms = self._standing.norm(dim=1)  # (R,)
-        functional.normalize(self._standing, out=self._standing)
+        self._norms = torch.empty(len(standing), device=standing.device)
+        for place, block in row_blocks(standing, rows_at_once(standing.device)):
+            mapped = block @ self._map
+            self._norms[place] = mapped.norm(dim=1)
+            block.copy_(functional.normalize(mapped))
+        self._standing = standing
 
     def find(self, rows: RowSource, first: int = 0) -> Leaning:
         """The row that each of (n, d) from `first` on leans on, with its least-squares weight."""
@@ -100,5 +104,6 @@ class Resemblance:
             slots[place] = found
             weights[place] = (factors * _LARGEST_WEIGHT).round().clamp(0, _LARGEST_WEIGHT).long()
 
-        for_each(row_places(len(slots), rows.device, _ROWS_AT_ONCE), find_block, rows.device)
+        at_once = _CPU_ROWS_AT_ONCE if rows.device.type == "cpu" else _CUDA_ROWS_AT_ONCE
+        for_each(row_places(len(slots), rows.device, at_once), find_block, rows.device)
         return Leaning(slots, weights)

@@ -97,6 +97,14 @@ def normalized_rows(
     return DividedRows(table, ids, divisors) if copy is None else copy.div_(divisors), common
 
 
+def divided_rows(table: TableRows, ids: Tensor, divisors: Tensor | None = None) -> DividedRows:
+    """Rows divided by their own norms, or by what is given, when they are asked for (see `normalized_rows`)."""
+    rows, _ = normalized_rows(table, ids, per_row=True, copied=False, divisors=divisors)
+    if isinstance(rows, Tensor):
+        raise TypeError("rows that are not copied are no tensor.")
+    return rows
+
+
 def restore_scales(stored: dict[str, Tensor], common: float) -> None:
     """Multiplies the stored decoders and tiers by the common divisor of all rows, a power of two, exactly."""
     if common == 1.0:

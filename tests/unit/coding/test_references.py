@@ -19,7 +19,7 @@ from transformers_lighttoken.coding.predicted_leaning import predict_leaning, st
 from transformers_lighttoken.coding.references import Leaning, Resemblance
 from transformers_lighttoken.coding.refine import RefineSchedule
 from transformers_lighttoken.coding.resize import append_exact_rows, depths_of, keep_first_rows
-from transformers_lighttoken.coding.rows import DividedRows, normalized_rows
+from transformers_lighttoken.coding.rows import divided_rows
 from transformers_lighttoken.coding.share import RowShare
 from transformers_lighttoken.coding.table_rows import as_rows
 from transformers_lighttoken.coding.tier_index import encode_depths
@@ -105,7 +105,7 @@ def test_decoding_compiles_to_the_same_rows():
 def test_resemblance_is_that_of_a_slow_search():
     rows, _ = families()
     metric = torch.diag(torch.linspace(0.1, 3, DIM))
-    found = Resemblance(rows[:STANDING], metric).find(rows, STANDING)
+    found = Resemblance(rows[:STANDING].clone(), metric).find(rows, STANDING)
     variances, directions = np.linalg.eigh(
         np.sqrt(metric.double().numpy()) @ (rows[:STANDING].double().numpy().T @ rows[:STANDING].double().numpy())
         @ np.sqrt(metric.double().numpy())
@@ -123,15 +123,14 @@ def test_resemblance_is_that_of_a_slow_search():
 
 def test_a_row_that_resembles_none_stands_alone():
     standing = torch.eye(4)[:1].repeat(3, 1)
-    found = Resemblance(standing, None).find(-standing)
+    found = Resemblance(standing.clone(), None).find(-standing)
     assert found.weights.tolist() == [0, 0, 0]
     assert Resemblance(torch.zeros(3, 4), None).find(torch.ones(2, 4)).weights.tolist() == [0, 0]
 
 
 def test_rows_are_taken_less_what_they_lean_on():
     rows, parents = families()
-    source, _ = normalized_rows(as_rows(rows), torch.arange(ROWS), True, copied=False)
-    assert isinstance(source, DividedRows)
+    source = divided_rows(as_rows(rows), torch.arange(ROWS))
     units = torch.nn.functional.normalize(rows)
     leaning = Leaning(parents, torch.full_like(parents, 12))
     lazy = LeaningRows(source, STANDING, leaning, lambda slots: units[slots])
