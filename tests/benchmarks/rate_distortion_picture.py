@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib import rc_context, rcdefaults, rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter, ScalarFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter, ScalarFormatter
 
 from tests.benchmarks.rate_distortion_results import Point, Results
 from transformers_lighttoken.hub.pictures import FAINT, INK, PANEL
@@ -14,7 +14,8 @@ from transformers_lighttoken.hub.pictures import FAINT, INK, PANEL
 _WIDTH, _PANEL_HEIGHT, _LEGEND_HEIGHT = 5.4, 2.9, 2.3  # inches
 _DPI = 200
 _TYPE = 13  # points
-_LEAST_ERROR = 0.01
+_LEAST_ERROR = 0.0005
+_ERROR_TICKS = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0]
 
 _OURS = {"color": "#1d4ed8", "linewidth": 3.0, "markersize": 7, "zorder": 5}
 _STYLES: dict[str, dict[str, Any]] = {
@@ -79,10 +80,11 @@ def _draw_error(axes: Any, results: Results, shown: dict[str, str]) -> None:
     axes.plot([limit["ratio"] for limit in seen], [limit["relative_error"] for limit in seen], **limits)
     _curves(axes, results, shown, lambda point: point.relative_error)
     axes.set_yscale("log")
-    axes.set_ylim(_LEAST_ERROR, 1.05)
-    axes.yaxis.set_major_locator(FixedLocator([0.01, 0.03, 0.1, 0.3, 1.0]))
+    errors = [point.relative_error for name in shown for point in results.curve(name)]
+    axes.set_ylim(max(_LEAST_ERROR, 0.7 * min(error for error in errors if error is not None)), 1.05)
+    axes.yaxis.set_major_locator(FixedLocator(_ERROR_TICKS))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_title("relative error", fontsize=_TYPE, loc="left")
 
 
