@@ -117,6 +117,7 @@ def _tier_plans(
     """
     template, dim = request.template, request.template.embedding_dim
     largest = plan_equal(replace(template, whitening_rank=0), request.ratio).code_bits
+    patterns = request.patterns()
     found: list[tuple[float, CodingPlan]] = []
     for base_bits in request.base_bits(min(largest, 2 * dim)):
         base = replace(template, stage_bits=(base_bits,))
@@ -130,7 +131,7 @@ def _tier_plans(
         error = predicted_error(request.eigenvalues, base_bits)
         if leaning is not None and available >= 0:
             found.append((error * (1 - spared), replace(base, tiers=(leaning.tier,), whitening_rank=0)))
-        for widths, errors, most_rows in request.patterns():
+        for widths, errors, most_rows in patterns:
             tiers, gain = _cover(widths, errors, most_rows, weights, cumulative, available, dim)
             if tiers:
                 if leaning is not None:

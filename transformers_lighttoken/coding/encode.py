@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -128,7 +129,7 @@ def encode(
     report = progress or (lambda *_: None)
     passes = TierPasses(
         plan, local, metric, stored, options.schedule, options.seed, share,
-        on_tier=lambda done, total: report("tiers", done, total),
+        on_tier=partial(report, "tiers"),
     )  # fmt: skip
     decode = passes.encode(targets, lean)
     restore_scales(stored, common)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .decode import row_scales
+from .decode import leaning_of, row_scales
 from .plan import CodingPlan
 from .reduction import RowSource, row_blocks, rows_at_once
 from .references import Leaning, Resemblance
@@ -172,14 +172,13 @@ def kept_leaning(table: CompressedTable, plan: CodingPlan, depths: Tensor) -> Le
     Returns:
         That of its rows that lean, in storage order.
     """
-    number, tier = table.plan.reference_tier or (0, None)
-    if tier is None:
+    larger = table.plan
+    if larger.reference_tier is None:
         raise ValueError("table has no rows that lean on others.")
     ids = storage_order(depths.cpu())[plan.num_exact :]
-    slots = table.positions[ids.to(table.positions.device)].long() - table.plan.num_exact  # of the larger code
-    rows = slots[plan.num_standing :] - tier.coverage
-    found = Leaning.unpack(table.tensors[f"tier_{number}_codes"], rows, tier.code_bits, tier.coverage)
-    place = torch.zeros(tier.coverage, dtype=torch.int64, device=slots.device)
+    slots = table.positions[ids.to(table.positions.device)].long() - larger.num_exact  # of the larger code
+    found = leaning_of(larger, table.tensors, slots[plan.num_standing :] - larger.num_standing)
+    place = torch.zeros(larger.num_standing, dtype=torch.int64, device=slots.device)
     standing = slots[: plan.num_standing]
     here = torch.arange(plan.num_standing, device=slots.device)
     place[standing[standing >= 0]] = here[standing >= 0]

@@ -119,6 +119,17 @@ def _check_value_bits(value_bits: int) -> None:
         raise ValueError(f"value_bits must be in [1, {MAX_VALUE_BITS}], got {value_bits}.")
 
 
+def bits_of(numbers: Tensor, width: int) -> Tensor:
+    """The lowest `width` bits of integers of any shape (...), the most significant first: (..., width), same dtype."""
+    shifts = torch.arange(width - 1, -1, -1, device=numbers.device, dtype=numbers.dtype)
+    return (numbers.unsqueeze(-1) >> shifts) & 1
+
+
+def numbers_of(bits: Tensor) -> Tensor:
+    """The integers, (...) int64, of bits (..., width), the most significant first."""
+    return (bits * (1 << torch.arange(bits.shape[-1] - 1, -1, -1, device=bits.device))).sum(dim=-1)
+
+
 def pack_values(values: Tensor, value_bits: int) -> Tensor:
     """Packs a matrix of small unsigned integers, `value_bits` each, most significant bit first.
 
@@ -140,9 +151,7 @@ def pack_values(values: Tensor, value_bits: int) -> Tensor:
         )
     if value_bits == MAX_VALUE_BITS:
         return values.to(torch.uint8).reshape(-1)
-    shifts = torch.arange(value_bits - 1, -1, -1, device=values.device, dtype=torch.uint8)
-    bits = (values.to(torch.uint8).unsqueeze(2) >> shifts) & 1  # (rows, columns, value_bits)
-    return pack_bits(bits.flatten(1))
+    return pack_bits(bits_of(values.to(torch.uint8), value_bits).flatten(1))
 
 
 def unpack_values(packed: Tensor, rows: Tensor, columns: int, value_bits: int) -> Tensor:
@@ -154,9 +163,7 @@ def unpack_values(packed: Tensor, rows: Tensor, columns: int, value_bits: int) -
     _check_value_bits(value_bits)
     if value_bits == MAX_VALUE_BITS:
         return packed.view(-1, columns).index_select(0, rows).long()
-    bits = unpack_rows(packed, rows, columns * value_bits).view(-1, columns, value_bits)
-    weights = 1 << torch.arange(value_bits - 1, -1, -1, device=rows.device)
-    return (bits * weights).sum(dim=2)
+    return numbers_of(unpack_rows(packed, rows, columns * value_bits).view(-1, columns, value_bits))
 
 
 def join_rows(first: Tensor, second: Tensor, rows: tuple[int, int], bits_per_row: int) -> Tensor:

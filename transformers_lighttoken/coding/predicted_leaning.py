@@ -2,12 +2,10 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from .low_rank import metric_root
 from .packing import packed_bytes
-from .prediction import predicted_error, spectrum_left
+from .prediction import eigenvalues_in, predicted_error, spectrum_left
 from .reduction import gram_matrix
 from .references import Resemblance
 from .rows import divided_rows, unit_rows
@@ -74,15 +72,8 @@ def predict_leaning(table: TableRows, order: Tensor, num_standing: int, metric: 
     metric = None if metric is None else metric.to(rows.device)
     found = Resemblance(standing[:], metric).find(rows)
     less = rows - standing.take(found.slots) * found.factors
-    return PredictedLeaning(num_standing, _spectrum(rows, metric), _spectrum(less, metric))
-
-
-def _spectrum(rows: Tensor, metric: Tensor | None) -> Tensor:
-    gram = gram_matrix(rows)
-    if metric is not None:
-        root = metric_root(metric)
-        gram = root.t() @ gram @ root
-    return torch.linalg.eigvalsh(gram).clamp(min=0).cpu()
+    alone_spectrum, less_spectrum = (eigenvalues_in(metric, gram_matrix(sample)) for sample in (rows, less))
+    return PredictedLeaning(num_standing, alone_spectrum, less_spectrum)
 
 
 def standing_rows(table: CompressedTable) -> Tensor | None:

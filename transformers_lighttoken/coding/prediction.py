@@ -37,12 +37,16 @@ def eigenvalues_and_norms(table: TableRows, metric: Tensor | None, share: RowSha
         units, lengths = unit_rows(block)
         norms.append(torch.where(lengths > 0, lengths, 1.0))
         add_exactly(gram, units.t() @ units)
-    gram = share.reduce(gram)
-    if metric is not None:
-        root = metric_root(metric.to(table.device))
-        gram = root.t() @ gram @ root
-    eigenvalues = torch.linalg.eigvalsh(gram).clamp(min=0).cpu()
+    eigenvalues = eigenvalues_in(metric, share.reduce(gram))
     return eigenvalues, share.merge(torch.cat(norms)).squeeze(1)
+
+
+def eigenvalues_in(metric: Tensor | None, gram: Tensor) -> Tensor:
+    """Eigenvalues, (d,) float64 on the CPU, of rows^T rows, (d, d) float64, in a metric; None for the plain one."""
+    if metric is not None:
+        root = metric_root(metric.to(gram.device))
+        gram = root.t() @ gram @ root
+    return torch.linalg.eigvalsh(gram).clamp(min=0).cpu()
 
 
 def predicted_error(eigenvalues: Tensor, code_bits: int) -> float:

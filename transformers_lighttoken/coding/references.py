@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .low_rank import metric_root
-from .packing import pack_bits, unpack_rows
+from .packing import bits_of, numbers_of, pack_bits, unpack_rows
 from .reduction import RowSource, gram_matrix, row_blocks, row_places, rows_at_once
 from .threads import for_each
 from .tier import WEIGHT_BITS
@@ -45,14 +45,12 @@ class Leaning:
     @classmethod
     def unpack(cls, packed: Tensor, rows: Tensor, code_bits: int, num_standing: int) -> "Leaning":
         """Reads some rows (n,) of what `packed` gave."""
-        bits = unpack_rows(packed, rows, code_bits)  # (n, code_bits)
-        numbers = (bits.long() << torch.arange(code_bits - 1, -1, -1, device=bits.device)).sum(dim=1)
+        numbers = numbers_of(unpack_rows(packed, rows, code_bits))  # (n,)
         return cls((numbers >> WEIGHT_BITS).clamp(max=num_standing - 1), numbers & _LARGEST_WEIGHT)
 
     def packed(self, code_bits: int) -> Tensor:
         """The stored bytes, `code_bits` for each row: the slot, then the weight."""
-        numbers = (self.slots << WEIGHT_BITS | self.weights).unsqueeze(1)  # (n, 1)
-        return pack_bits((numbers >> torch.arange(code_bits - 1, -1, -1, device=numbers.device) & 1).bool())
+        return pack_bits(bits_of(self.slots << WEIGHT_BITS | self.weights, code_bits).bool())
 
     def __getitem__(self, place: slice | Tensor) -> "Leaning":
         """What some of the rows lean on."""
