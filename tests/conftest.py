@@ -6,6 +6,14 @@ import pytest
 
 from tests.checkpoints import SMALL, save_dense
 from transformers_lighttoken.checkpoint.compress import compress_checkpoint
+from transformers_lighttoken.modeling import measure
+
+
+@pytest.fixture(autouse=True)
+def few_predicted_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Language models are measured on little, so that tests are quick; in processes of their own on all."""
+    monkeypatch.setattr(measure, "_MEASURED_TOKENS", 2048)
+    monkeypatch.setattr(measure, "_PREDICTED_TOKENS", 4096)
 
 
 @pytest.fixture

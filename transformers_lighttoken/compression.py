@@ -16,9 +16,10 @@ from .coding.encode import EncodeOptions, Progress, encode
 from .coding.journal import NO_JOURNAL, Journal
 from .coding.nested import halved_stages
 from .coding.plan import CodingPlan, DecoderDtype
-from .coding.predicted_leaning import PredictedLeaning, predict_leaning, standing_rows, suitable_standing
+from .coding.predicted_leaning import PredictedLeaning, predict_leaning, suitable_standing
 from .coding.prediction import choose_rank, choose_whitening, eigenvalues_and_norms, spectrum_left
 from .coding.quantize import scale_error
+from .coding.recut import LargerCode
 from .coding.share import ALL_ROWS, RowShare
 from .coding.table import CompressedTable
 from .coding.table_rows import TableRows, as_rows, check_finite
@@ -92,11 +93,12 @@ def compress_table(
     if nested_in is not None:
         config = copy.copy(config)
         config.rank = nested_in.plan.rank
-    larger, standing = (None, None) if nested_in is None else (nested_in.plan, standing_rows(nested_in))
+    larger = None if nested_in is None else LargerCode.of(nested_in)
+    standing = None if larger is None else larger.standing
     if nested_in is not None and standing is not None:  # rows that others lean on keep their codes
         coded = set((standing & (nested_in.positions.cpu() >= nested_in.plan.num_exact)).nonzero().squeeze(1).tolist())
         exact_ids = [row for row in exact_ids if int(row) not in coded]
-    plan, depths = plan_table(table, config, exact_ids, frequencies, metric, share, larger, center, standing)
+    plan, depths = plan_table(table, config, exact_ids, frequencies, metric, share, larger, center)
     if standing is not None and plan.reference_tier is None:
         nested_in = None  # its base code alone says little of rows that lean: the decoded rows are coded anew
     options = EncodeOptions(
@@ -123,9 +125,8 @@ def plan_table(
     frequencies: Tensor | None = None,
     metric: Tensor | None = None,
     share: RowShare = ALL_ROWS,
-    nested_in: CodingPlan | None = None,
+    nested_in: LargerCode | None = None,
     center: Tensor | None = None,
-    standing: Tensor | None = None,
 ) -> tuple[CodingPlan, Tensor]:
     """What `compress_table` would store, its bytes exact before anything is trained.
 
@@ -136,9 +137,8 @@ def plan_table(
         frequencies: (V,) of the rows; None for equal coverage.
         metric: (d, d) of the error; None for the plain one.
         share: which rows this process measures.
-        nested_in: plan of a larger code of the same table.
+        nested_in: a larger code of the same table.
         center: (d,) int16, bits of the bfloat16 row relative to which rows are coded; None for zero.
-        standing: (V,) bool, the rows that stand alone in a larger code where others lean on them.
 
     Returns:
         The plan and the depth of each row, (V,) int64 (see `coding.tier_index`).
@@ -159,12 +159,12 @@ def plan_table(
     left = spectrum_left(eigenvalues, template.rank)
     whitening_rank, lost_bits = (0, 0.0) if metric is None else choose_whitening(metric, template.num_embeddings)
     if nested_in is not None:  # whose tiers are to be found again, after its own map
-        whitening_rank, lost_bits = nested_in.whitening_rank, 0.0
+        whitening_rank, lost_bits = nested_in.plan.whitening_rank, 0.0
     template = replace(template, whitening_rank=whitening_rank)
     kept = float(left.sum() / eigenvalues.sum().clamp(min=1e-30))
     weights = None if config.tiers == "equal" or frequencies is None else frequency_weights(frequencies)
     exact_rows = torch.tensor(exact, dtype=torch.long)
-    leaning = [] if weights is None else _leaning(table, config, exact_rows, weights, metric, nested_in, standing)
+    leaning = [] if weights is None else _leaning(table, config, exact_rows, weights, metric, nested_in)
     request = TierRequest(
         template, config.compression_ratio, exact_rows, left, _split(config), lost_bits, nested_in, leaning
     )
@@ -173,7 +173,7 @@ def plan_table(
     for bits in _ROW_SCALE_BITS:
         scaled = replace(request, template=replace(template, row_scale_bits=bits))
         try:
-            planned = plan_full_tiers(scaled) if weights is None else plan_tiers(scaled, weights, standing)
+            planned = plan_full_tiers(scaled) if weights is None else plan_tiers(scaled, weights)
         except BudgetError as error:
             problem = error
         else:
@@ -206,10 +206,10 @@ def _leaning(
     exact: Tensor,
     weights: Tensor,
     metric: Tensor | None,
-    nested_in: CodingPlan | None,
-    standing: Tensor | None,
+    nested_in: LargerCode | None,
 ) -> list[PredictedLeaning]:
     """What it would bring that rare rows lean on others; as in the larger code, if there is one."""
+    standing = None if nested_in is None else nested_in.standing
     if config.solver == "paper" or (nested_in is not None and standing is None):
         return []
     order = falling(weights, exact, standing)[: len(weights) - len(exact)]

@@ -76,47 +76,51 @@ from transformers_lighttoken.evaluation.zero_shot import sts_spearman
 from transformers_lighttoken.modeling import measure
 from transformers_lighttoken.modeling.calibration import Calibration, from_frequencies, from_samples, from_text
 from transformers_lighttoken.modeling.frequency import token_frequencies
-from transformers_lighttoken.modeling.sensitivity import blend, head_moments, input_metric, mean_prediction
+from transformers_lighttoken.modeling.sensitivity import OutputStatistics, blend, input_metric, output_statistics
 from transformers_lighttoken.modeling.tokens import exact_token_ids
 
 Blend = tuple[float, float, float]
-_TOKENS = measure._MEASURED_TOKENS
 _PLAIN: Blend = (1.0, 0.0, 0.0)
 INPUT_BLENDS: list[Blend] = [_PLAIN, (0.9, 0.0, 0.1), measure._INPUT_BLEND, (0.5, 0.0, 0.5), (0.2, 0.0, 0.8)]
 WRITER_BLENDS: list[Blend] = [_PLAIN, (0.8, 0.0, 0.2), (0.5, 0.0, 0.5), measure._WRITER_BLEND, (0.1, 0.0, 0.9)]
 TIED_BLENDS: list[Blend] = [_PLAIN, (0.5, 0.5, 0.0), (0.1, 0.5, 0.4), measure._TIED_BLEND, (0.1, 0.9, 0.0)]
 
 
-def sequences_of(table: RealTable, source: str, contexts: list[str]) -> Calibration:
-    """Sequences to measure a metric on."""
+def sequences_of(table: RealTable, source: str, contexts: list[str], tokens: int, seed: int) -> Calibration:
+    """Sequences to measure on, of so many tokens from each source."""
     if source.startswith("text"):
-        text = from_text(contexts, table.tokenizer, _TOKENS)
-        return text if source == "text" else text.joined(from_samples(table.model, _TOKENS, seed=0))
+        text = from_text(contexts, table.tokenizer, tokens)
+        return text if source == "text" else text.joined(from_samples(table.model, tokens, seed))
     if source == "samples":
-        return from_samples(table.model, _TOKENS, seed=0)
-    return from_frequencies(token_frequencies(table.tokenizer, len(table.weight)), table.tokenizer, _TOKENS, seed=0)
+        return from_samples(table.model, tokens, seed)
+    return from_frequencies(token_frequencies(table.tokenizer, len(table.weight)), table.tokenizer, tokens, seed)
 
 
-def metrics_of(table: RealTable, sequences: Calibration) -> tuple[Tensor | None, Tensor, Tensor | None]:
-    """The head's metric, where there is a tied head, the input metric, and the head's covariance."""
-    model = copy.deepcopy(table.model)
-    device = table.weight.device
-    inputs = input_metric(model, [model.get_input_embeddings()], sequences.batches(device), measure._PROJECTIONS)
-    head = model.get_output_embeddings()
-    if head is None or head.weight is not model.get_input_embeddings().weight:
-        return None, inputs, None
-    metric, covariance = head_moments(model, head, sequences.batches(device))
-    return metric, inputs, covariance
+def measured(
+    table: RealTable, source: str, contexts: list[str], tokens: int, seed: int
+) -> tuple[tuple[Tensor | None, Tensor, Tensor | None], Tensor]:
+    """Metrics of a tied head, if there is one, and of the input, the head's covariance; and token frequencies.
 
-
-def frequencies_of(table: RealTable, sequences: Calibration, contexts: list[str]) -> Tensor:
-    """Token frequencies as `measure_table` gives them, but for a model's unigram, which is that of the sequences."""
-    predicted = None
-    if table.model.can_generate():
-        predicted = mean_prediction(table.model, sequences.batches(table.weight.device))
+    Args:
+        table: the model and its table.
+        source: of the sequences.
+        contexts: text.
+        tokens: from each source, for what one pass forward tells.
+        seed: of samples and draws.
+    """
+    model, device = copy.deepcopy(table.model), table.weight.device
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    sequences = sequences_of(table, source, contexts, measure._MEASURED_TOKENS, seed)
+    inputs = input_metric(model, [embedding], sequences.batches(device), measure._PROJECTIONS, seed)
+    tied = head is not None and head.weight is embedding.weight
+    found = OutputStatistics(None)
+    if tied or model.can_generate():
+        met = sequences_of(table, source, contexts, tokens, seed)
+        found = output_statistics(model, head if tied else None, met.batches(device))
     prior = token_frequencies(table.tokenizer, len(table.weight))
-    text = contexts if sequences.source.startswith("text") else None
-    return measure.estimated_frequencies(prior, predicted, text, table.tokenizer)
+    text = contexts if source.startswith("text") else None
+    frequencies = measure.estimated_frequencies(prior, found.unigram, text, table.tokenizer)
+    return (found.metric, inputs, found.covariance), frequencies
 
 
 def without_its_head(table: RealTable) -> RealTable:
@@ -161,6 +165,10 @@ def main() -> None:
     parser.add_argument("--table", choices=("all-minilm", "smollm2"), default="all-minilm")
     parser.add_argument("--ratio", type=float, default=50.0)
     parser.add_argument("--untied", action="store_true", help="the input table of a language model alone")
+    parser.add_argument("--predicted-tokens", type=int, default=measure._PREDICTED_TOKENS, help="to predict on")
+    parser.add_argument("--seed", type=int, default=0, help="of the sequences")
+    parser.add_argument("--sources", nargs="*", help="some of the sources alone")
+    parser.add_argument("--blends", choices=("all", "default"), default="all")
     parser.add_argument("--rows", type=int, default=2000, help="sentence pairs, or half the tokens, to measure on")
     args = parser.parse_args()
     if args.untied and args.table != "smollm2":
@@ -173,10 +181,11 @@ def main() -> None:
     contexts = list(dict.fromkeys(load_rows(args.data, "squad", "train")["context"]))
     name, score = task_of(table, args.data, args.rows)
     lines: list[list[object]] = []
-    for source in ["text and samples", "text", "samples", "frequencies"] if writes else ["text", "frequencies"]:
-        sequences = sequences_of(table, source, contexts)
-        parts, frequencies = (None, *metrics_of(table, sequences)), frequencies_of(table, sequences, contexts)
-        for shares in blends:
+    sources = ["text and samples", "text", "samples", "frequencies"] if writes else ["text", "frequencies"]
+    for source in args.sources or sources:
+        metrics, frequencies = measured(table, source, contexts, args.predicted_tokens, args.seed)
+        parts = (None, *metrics)
+        for shares in blends if args.blends == "all" else [default]:
             decode = lambda b=shares, p=parts, f=frequencies: compressed(table, args.ratio, b, p, f)  # noqa: E731
             decoded, seconds = timed(decode)
             mark = " (default)" if shares == default else ""

@@ -14,6 +14,7 @@ from transformers_lighttoken import LightTokenConfig, compress_table
 from transformers_lighttoken.checkpoint.state import StateFiles
 from transformers_lighttoken.coding.encode import EncodeOptions, encode
 from transformers_lighttoken.coding.plan import CodingPlan, Tier
+from transformers_lighttoken.coding.reduction import CPU_BLOCK_ROWS
 from transformers_lighttoken.coding.refine import RefineSchedule
 from transformers_lighttoken.coding.table import CompressedTable
 from transformers_lighttoken.distributed import ProcessError, Processes, launched_accelerator
@@ -39,12 +40,12 @@ def metric(dim: int) -> Tensor:
 
 
 def requests() -> Iterator[tuple[str, Tensor, LightTokenConfig, dict[str, Any]]]:
-    """Three blocks of 4096 rows and a rest, less than a block, and exactly one block."""
+    """Some blocks of rows and a rest, less than a block, and exactly one block."""
     tiers = {"frequencies": zipf(13000), "exact_ids": [3, 12999, 17]}
     yield "tiers, metric, half", table(13000, 24).half(), LightTokenConfig(10), {**tiers, "metric": metric(24)}
     yield "low rank, rows as they are", table(9000, 16) * 40, LightTokenConfig(code_bits=12, rank=3), {}
     yield "fewer blocks than processes", table(300, 16), LightTokenConfig(code_bits=24), {}
-    yield "one block", table(4096, 16), LightTokenConfig(6), {"frequencies": zipf(4096)}
+    yield "one block", table(CPU_BLOCK_ROWS, 16), LightTokenConfig(6), {"frequencies": zipf(CPU_BLOCK_ROWS)}
     yield "trained, one block", table(300, 16), LightTokenConfig(code_bits=20, num_stages=2, solver="paper"), {}
 
 

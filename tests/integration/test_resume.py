@@ -17,6 +17,7 @@ from tests.tiny_models import VOCAB
 from transformers_lighttoken import LightTokenConfig
 from transformers_lighttoken.checkpoint.compress import compress_checkpoint
 from transformers_lighttoken.checkpoint.output import OutputError
+from transformers_lighttoken.coding.reduction import CPU_BLOCK_ROWS
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = "refinement rounds"
@@ -209,7 +210,7 @@ def test_two_processes_go_on_and_end_with_the_bytes_of_one(tmp_path: Path) -> No
         )
     )
     model.save_pretrained(tmp_path / "dense")
-    assert VOCAB < 4096 < 6000  # two blocks of rows
+    assert VOCAB < CPU_BLOCK_ROWS < 6000  # several blocks of rows
     source, output, config = tmp_path / "dense", tmp_path / "output", {"code_bits": 100, "metric": "plain"}
     assert go(source, output, config, f"{ROUNDS}:4", processes=2) != 0  # inside the second stage
     assert names(tmp_path) == [".output.partial", "dense"]

@@ -6,7 +6,7 @@ multiplies what is left by the error of its code. For a given number of tiers th
 byte at their edges (reverse water-filling over rows), so one multiplier decides them all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
@@ -16,20 +16,16 @@ import torch
 from torch import Tensor
 
 from .budget import BudgetError, largest_fitting, plan_equal
-from .plan import CodingPlan, Tier
+from .plan import CodingPlan
 from .predicted_leaning import PredictedLeaning
 from .prediction import predicted_error
+from .recut import LargerCode
+from .tier import Tier, trellis_tiers
 from .tier_index import encode_depths
 from .tier_request import TierRequest
-from .trellis import trellis_bits
 
-_TIER_SCALE_BITS = 8
 _MIN_COVERAGE = 16
-_FULL_PATTERNS = [(1,) * whole + (2,) * after for whole, after in product(range(8), range(2))]
-# What a plan may lose so that it can be cut smaller later. With equal coverage no tier can be cut to fewer rows, and
-# only the base code is left to cut.
-_LOSS_FOR_CUTS = 1.02
-_LOSS_FOR_CUTS_OF_EQUAL_COVERAGE = 1.09
+_FULL_PATTERNS = [(1,) * whole + (2,) * halves for whole, halves in product(range(8), range(2))]
 # What a plan may lose so that more rows stand alone: sum w D counts errors of rare rows for less than they cost. Chosen
 # on SmolLM2-135M, see tests/benchmarks/metric_choice.py.
 _LOSS_FOR_STANDING = 1.02
@@ -77,18 +73,18 @@ def frequency_weights(frequencies: Tensor, uniform_share: float = 0.15) -> Tenso
     return (1 - uniform_share) * values / values.sum() + uniform_share / values.numel()
 
 
-def plan_tiers(request: TierRequest, weights: Tensor, standing: Tensor | None = None) -> TierPlan:
+def plan_tiers(request: TierRequest, weights: Tensor) -> TierPlan:
     """Chooses base bits, tiers and their coverage for the least predicted loss at the byte budget.
 
     Args:
         request: what for.
         weights: (V,) weights of the rows.
-        standing: (V,) bool, the rows that stand alone in the larger code; None if no row leans on another there.
 
     Raises:
         BudgetError: if no plan fits.
     """
     equal = plan_full_tiers(request)
+    standing = None if request.nested_in is None else request.nested_in.standing
     order = falling(weights, request.exact, standing)
     ordered = weights[order[: request.template.num_coded]].numpy()
     found = _most_standing([_tier_plans(request, ordered, leaning) for leaning in request.leaning])
@@ -97,7 +93,7 @@ def plan_tiers(request: TierRequest, weights: Tensor, standing: Tensor | None = 
         found = found if _least(found) < _least(alone) else alone
     if not found or (_least(found) >= equal.loss and standing is None):
         return equal
-    loss, best = _easiest_to_cut(found)
+    loss, best = min(found, key=lambda plan: plan[0])
     depths = _depths(request.template, best.tiers, order, request.exact)
     try:
         return TierPlan(_fill(best, depths, request), depths, loss)
@@ -131,8 +127,8 @@ def _tier_plans(
         error = predicted_error(request.eigenvalues, base_bits)
         if leaning is not None and available >= 0:
             found.append((error * (1 - spared), replace(base, tiers=(leaning.tier,), whitening_rank=0)))
-        for widths, errors, most_rows in patterns:
-            tiers, gain = _cover(widths, errors, most_rows, weights, cumulative, available, dim)
+        for pattern, errors in patterns:
+            tiers, gain = _cover(pattern, errors, weights, cumulative, available)
             if tiers:
                 if leaning is not None:
                     tiers = tuple(sorted((*tiers, leaning.tier), key=lambda tier: -tier.coverage))
@@ -150,50 +146,71 @@ def _most_standing(groups: Sequence[Plans]) -> Plans:
     return next((found for found in reversed(groups) if found and _least(found) <= most), [])
 
 
-def _easiest_to_cut(found: Plans, may_lose: float = _LOSS_FOR_CUTS) -> tuple[float, CodingPlan]:
-    """The plan of the most base bits, which are what can be cut later, among those of about the least loss."""
-    least = _least(found)
-    return max((plan for plan in found if plan[0] <= may_lose * least), key=lambda plan: plan[1].code_bits)
-
-
 def plan_full_tiers(request: TierRequest) -> TierPlan:
     """Equal coverage: chooses base bits, and trellis tiers that cover all rows.
 
     A code that is cut from a larger one keeps tiers only where it keeps all base bits too: others would have to be
-    coded anew from rows with errors.
+    coded anew from rows with errors. The last tier that it keeps may cover a part of the rows: those that lose most
+    without it.
 
     Raises:
         BudgetError: if no plan fits.
     """
     template, dim = request.template, request.template.embedding_dim
+    if request.nested_in is not None:
+        return min(_cuts_of_full_tiers(request, request.nested_in), key=lambda planned: planned.loss)
     order = falling(torch.ones(template.num_embeddings), request.exact)
-    found: list[tuple[float, CodingPlan]] = []
-    nested_in = request.nested_in
-    stored = [] if nested_in is None else [t for t in nested_in.tiers if t.coverage == nested_in.num_coded]
-    kept = tuple(tier.trellis_width(dim) for tier in stored if tier.kind == "trellis")
-    for widths in _FULL_PATTERNS if nested_in is None else [kept[:count] for count in range(len(kept) + 1)]:
-        tiers = tuple(_tier(template.num_coded, dim, width) for width in widths)
-        index_bytes = _index_bytes(_depths(template, tiers, order, request.exact))
-        rank = template.whitening_rank if tiers else 0
-        try:
-            plan = replace(template, tiers=tiers, index_bytes=index_bytes, whitening_rank=rank)
-            plan = plan_equal(plan, request.ratio, None, request.split)
-        except BudgetError:
-            if not tiers:
-                raise
-            continue
-        if nested_in is not None and tiers:
-            if plan.code_bits < nested_in.code_bits:
-                continue
-            plan = replace(plan, stage_bits=request.split(nested_in.code_bits))
-        error = predicted_error(request.eigenvalues, plan.code_bits)
-        found.append((error * prod(request.errors(widths)), plan))
-    loss, best = _easiest_to_cut(found, _LOSS_FOR_CUTS_OF_EQUAL_COVERAGE)
-    return TierPlan(best, _depths(template, best.tiers, order, request.exact), loss)
+    patterns = (trellis_tiers(template.num_coded, widths, dim) for widths in _FULL_PATTERNS)
+    found = [planned for tiers in patterns if (planned := _beside_full_tiers(request, tiers, order)) is not None]
+    return min(found, key=lambda planned: planned.loss)
 
 
-def _tier(coverage: int, embedding_dim: int, width: int) -> Tier:
-    return Tier(coverage, "trellis", trellis_bits(embedding_dim, width), _TIER_SCALE_BITS)
+def _beside_full_tiers(request: TierRequest, tiers: tuple[Tier, ...], order: Tensor) -> TierPlan | None:
+    """The base code that fits beside tiers of all rows; None if none does.
+
+    Raises:
+        BudgetError: if there are no tiers, and yet none fits.
+    """
+    template, depths = request.template, _depths(request.template, tiers, order, request.exact)
+    rank = template.whitening_rank if tiers else 0
+    plan = replace(template, tiers=tiers, index_bytes=_index_bytes(depths), whitening_rank=rank)
+    try:
+        plan = plan_equal(plan, request.ratio, None, request.split)
+    except BudgetError:
+        if not tiers:
+            raise
+        return None
+    loss = predicted_error(request.eigenvalues, plan.code_bits) * prod(request.errors(tiers))
+    return TierPlan(plan, depths, loss)
+
+
+def _cuts_of_full_tiers(request: TierRequest, nested_in: LargerCode) -> Iterator[TierPlan]:
+    """What a cut may keep of a larger code of equal coverage."""
+    template, larger = request.template, nested_in.plan
+    gains = torch.ones(template.num_embeddings) if nested_in.energies is None else nested_in.energies
+    order = falling(gains, request.exact)
+    shares = gains[order[: template.num_coded]].double().cumsum(0)  # of all that the tiers code
+    kept = [tier for tier in larger.tiers if tier.coverage == larger.num_coded and tier.kind == "trellis"]
+    base = replace(template, stage_bits=request.split(larger.code_bits))
+    base_error = predicted_error(request.eigenvalues, larger.code_bits)
+    alone = _beside_full_tiers(request, (), order)
+    if alone is not None:
+        anew = alone.plan.code_bits > larger.code_bits  # from rows with the larger code's errors
+        yield replace(alone, loss=alone.loss + anew * base_error * prod(request.errors(kept)))
+    for count in range(1, len(kept) + 1):
+        tiers = tuple(replace(tier, coverage=template.num_coded) for tier in kept[:count])
+
+        def cut_at(covered: int, tiers: tuple[Tier, ...] = tiers) -> tuple[CodingPlan, Tensor]:
+            cut = (*tiers[:-1], replace(tiers[-1], coverage=covered))
+            depths = _depths(template, cut, order, request.exact)
+            return replace(base, tiers=cut, index_bytes=_index_bytes(depths)), depths
+
+        covered = largest_fitting(
+            1, template.num_coded, lambda rows, at=cut_at: at(rows)[0].stored_bytes <= request.budget
+        )
+        if covered is not None:
+            errors, share = request.errors(tiers), float(shares[covered - 1] / shares[-1].clamp(min=1e-300))
+            yield TierPlan(*cut_at(covered), base_error * prod(errors[:-1]) * (1 - share * (1 - errors[-1])))
 
 
 def falling(weights: Tensor, exact: Tensor, standing: Tensor | None = None) -> Tensor:
@@ -204,20 +221,19 @@ def falling(weights: Tensor, exact: Tensor, standing: Tensor | None = None) -> T
 
 
 def _cover(
-    widths: Sequence[int],
+    pattern: Sequence[Tier],
     errors: Sequence[float],
-    most_rows: Sequence[int],
     ordered: np.ndarray,
     cumulative: np.ndarray,
     available: float,
-    dim: int,
 ) -> tuple[tuple[Tier, ...], float]:
-    """Coverages of tiers that fill the bytes, and the share of the loss that they take away."""
+    """Tiers of a pattern, with coverages that fill the bytes, and the share of the loss that they take away."""
     left = np.cumprod([1.0, *errors])
     drops = left[:-1] - left[1:]
-    costs = np.array([(trellis_bits(dim, width) + _TIER_SCALE_BITS) / 8 for width in widths])
+    costs = np.array([(tier.code_bits + tier.row_scale_bits) / 8 for tier in pattern])
+    most_rows = np.array([tier.coverage for tier in pattern])
     low, high = 0.0, float(ordered[0] * (drops / costs).max())
-    coverage = np.zeros(len(widths), dtype=np.int64)
+    coverage = np.zeros(len(pattern), dtype=np.int64)
     for _ in range(_BISECTIONS):
         price = (low + high) / 2
         tried = np.searchsorted(-ordered, -price * costs / drops, side="right")
@@ -227,8 +243,8 @@ def _cover(
         else:
             low = price
     kept = coverage >= _MIN_COVERAGE
-    covered = zip(coverage.tolist(), widths, strict=True)
-    tiers = tuple(_tier(rows, dim, width) for rows, width in covered if rows >= _MIN_COVERAGE)
+    covered = zip(coverage.tolist(), pattern, strict=True)
+    tiers = tuple(replace(tier, coverage=rows) for rows, tier in covered if rows >= _MIN_COVERAGE)
     return tiers, float((drops * cumulative[coverage])[kept].sum())
 
 
@@ -248,7 +264,7 @@ def _index_bytes(depths: Tensor) -> int:
 def _fill(plan: CodingPlan, depths: Tensor, request: TierRequest) -> CodingPlan:
     """Gives the base code the bytes that the estimate of the index left over, now that the index is known."""
     plan = replace(plan, index_bytes=_index_bytes(depths))
-    most = 32 * plan.embedding_dim if request.nested_in is None else request.nested_in.code_bits
+    most = 32 * plan.embedding_dim if request.nested_in is None else request.nested_in.plan.code_bits
     code_bits = largest_fitting(1, most, lambda bits: replace(plan, stage_bits=(bits,)).stored_bytes <= request.budget)
     if code_bits is None:
         raise BudgetError(f"no tiers fit {request.budget} bytes for {plan.num_embeddings} rows.")

@@ -246,8 +246,16 @@ def decode_tier(plan: CodingPlan, number: int, stored: StoredTensors, slots: Ten
     tier, prefix = plan.tiers[number - 1], f"tier_{number}_"
     if tier.kind == "learnt":
         return decode_signs(stored[prefix + "codes"], slots, stored_matrix(stored, prefix + "decoder"))
-    levels = tier_levels(plan, number, stored, slots)
-    return levels * row_scales(stored, prefix, slots, tier.row_scale_bits)
+    return tier_levels(plan, number, stored, slots) * tier_scales(plan, number, stored, slots)
+
+
+def tier_scales(plan: CodingPlan, number: int, stored: StoredTensors, slots: Tensor) -> Tensor:
+    """Scales of some rows in a rotated or trellis tier: stored with it, or from the tier before it. (n, 1) float32."""
+    factor, code_tiers = 1.0, dict(plan.code_tiers)
+    while not code_tiers[number].row_scale_bits:
+        number = max(other for other in code_tiers if other < number)
+        factor *= code_tiers[number].scale_after(plan.embedding_dim)
+    return row_scales(stored, f"tier_{number}_", slots, code_tiers[number].row_scale_bits) * factor
 
 
 def tier_levels(plan: CodingPlan, number: int, stored: StoredTensors, slots: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .autoencoder import train_chain
 from .centering import CenteredRows, mean_row
+from .decode import decode_own
 from .journal import NO_JOURNAL, Journal
 from .leaning_rows import Lean, kept_leaning, row_scales_of
 from .low_rank import low_rank
@@ -16,7 +17,7 @@ from .nested import encode_nested, num_rounds
 from .packing import pack_bits, pack_values
 from .plan import EXACT_DTYPES, CodingPlan
 from .quantize import dequantize_rows, quantize_rows, quantize_scales
-from .recut import first_bits
+from .recut import first_bits, keeps_every_code, kept_codes
 from .reduction import RowSource, row_blocks, rows_at_once
 from .refine import Refiner, RefineSchedule
 from .rows import divided_rows, fit_row_scales, normalized_rows, restore_scales
@@ -25,7 +26,7 @@ from .table import CompressedTable
 from .table_rows import TableRows, as_rows, check_finite
 from .threads import one_thread_each
 from .tier_index import encode_depths, storage_order
-from .tier_passes import TierPasses
+from .tier_passes import Decode, TierPasses
 from .whitening import fit_whitening
 
 Progress = Callable[[str, int, int], None]
@@ -111,6 +112,38 @@ def encode(
     if plan.centered:
         stored["center"] = (mean_row(table, share=share) if options.center is None else options.center).to(table.device)
         rows = CenteredRows(table, stored["center"])
+    if options.nested_in is not None and keeps_every_code(options.nested_in, plan, coded):
+        stored |= kept_codes(options.nested_in, local, ids)
+        lean, decode = None, partial(decode_own, local, stored)
+    else:
+        lean, decode = _fit(rows, plan, depths, metric, stored, options, progress)
+    scales = None
+    if plan.row_scale_bits:
+        scales = fit_row_scales(rows, ids, local, decode, metric, options.head_covariance)
+    stored = share.merge_stored(stored, plan)
+    if lean is not None:
+        stored |= lean.packed(share)
+    stored["exact_rows"] = table.read(exact).to(EXACT_DTYPES[plan.exact_dtype])
+    if plan.max_depth:
+        stored["tier_index"] = encode_depths(depths, plan.max_depth).to(table.device)
+    if scales is not None:
+        codes, stored["row_scale_range"] = quantize_scales(share.merge(scales), plan.row_scale_bits)
+        stored["row_scale"] = pack_values(codes.unsqueeze(1), plan.row_scale_bits)
+    return CompressedTable(plan, {name: stored[name] for name in plan.tensor_specs()})
+
+
+def _fit(
+    rows: TableRows,
+    plan: CodingPlan,
+    depths: Tensor,
+    metric: Tensor | None,
+    stored: dict[str, Tensor],
+    options: EncodeOptions,
+    progress: Progress | None,
+) -> tuple[Lean | None, Decode]:
+    """Codes this process's rows into `stored`; how they lean on others, if they do, and what decodes them."""
+    share, coded = options.share, storage_order(depths)[plan.num_exact :]
+    ids, local = coded[share.places(plan.num_coded, rows.device)], share.local_plan(plan, rows.device)
     copied = not _can_do_without_copy(rows, plan, options)
     lean, kept_from = None, options.nested_in if plan.num_leaning else None
     divisors = None if kept_from is None else row_scales_of(kept_from)
@@ -125,7 +158,7 @@ def encode(
     kept = None if options.nested_in is None else share.take(first_bits(options.nested_in, plan, depths))
     _encode_base(targets, plan, metric, stored, options, progress, kept)
     if plan.whitening_rank:
-        stored |= _whitening(plan, metric, options.nested_in, table.device)
+        stored |= _whitening(plan, metric, options.nested_in, rows.device)
     report = progress or (lambda *_: None)
     passes = TierPasses(
         plan, local, metric, stored, options.schedule, options.seed, share,
@@ -133,19 +166,7 @@ def encode(
     )  # fmt: skip
     decode = passes.encode(targets, lean)
     restore_scales(stored, common)
-    scales = None
-    if plan.row_scale_bits:
-        scales = fit_row_scales(rows, ids, local, decode, metric, options.head_covariance)
-    stored = share.merge_stored(stored, plan)
-    if lean is not None:
-        stored |= lean.packed(share)
-    stored["exact_rows"] = table.read(exact).to(EXACT_DTYPES[plan.exact_dtype])
-    if plan.max_depth:
-        stored["tier_index"] = encode_depths(depths, plan.max_depth).to(table.device)
-    if scales is not None:
-        codes, stored["row_scale_range"] = quantize_scales(share.merge(scales), plan.row_scale_bits)
-        stored["row_scale"] = pack_values(codes.unsqueeze(1), plan.row_scale_bits)
-    return CompressedTable(plan, {name: stored[name] for name in plan.tensor_specs()})
+    return lean, decode
 
 
 def check_weight(weight: Tensor) -> None:

@@ -210,10 +210,10 @@ class CodingPlan:
             raise ValueError(
                 f"whitening_rank must be in [0, {d - 1}] for embedding_dim {d}, got {self.whitening_rank}."
             )
-        previous = self.num_coded
+        most_rows, after = self.num_coded, None
         for number, tier in enumerate(self.tiers):
-            check_tier(f"tiers[{number}]", tier, previous, d)
-            previous = tier.coverage
+            check_tier(f"tiers[{number}]", tier, most_rows, d, after)
+            most_rows, after = tier.coverage, after if tier.kind == "reference" else tier
         if sum(tier.kind == "reference" for tier in self.tiers) > 1:
             raise ValueError("tiers must have at most one of kind 'reference': rows lean on rows that stand alone.")
         if self.reference_tier and (not self.row_scale_bits or any(tier.kind == "learnt" for tier in self.tiers)):

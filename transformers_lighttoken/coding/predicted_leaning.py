@@ -9,7 +9,6 @@ from .prediction import eigenvalues_in, predicted_error, spectrum_left
 from .reduction import gram_matrix
 from .references import Resemblance
 from .rows import divided_rows, unit_rows
-from .table import CompressedTable
 from .table_rows import TableRows
 from .tier import Tier, reference_bits
 
@@ -74,11 +73,3 @@ def predict_leaning(table: TableRows, order: Tensor, num_standing: int, metric: 
     less = rows - standing.take(found.slots) * found.factors
     alone_spectrum, less_spectrum = (eigenvalues_in(metric, gram_matrix(sample)) for sample in (rows, less))
     return PredictedLeaning(num_standing, alone_spectrum, less_spectrum)
-
-
-def standing_rows(table: CompressedTable) -> Tensor | None:
-    """Which rows of a table lean on no other, (V,) bool on the CPU; None if none does."""
-    plan = table.plan
-    if not plan.num_leaning:
-        return None
-    return (table.positions < plan.num_exact + plan.num_standing).cpu()

@@ -8,7 +8,7 @@ from torch import Tensor
 from .budget import BudgetError, gaussian_distortion, plan_equal
 from .low_rank import metric_root
 from .plan import CodingPlan
-from .reduction import add_exactly
+from .reduction import add_exactly, rows_at_once
 from .rows import unit_rows
 from .share import RowShare
 from .table_rows import TableRows, read_blocks
@@ -33,7 +33,7 @@ def eigenvalues_and_norms(table: TableRows, metric: Tensor | None, share: RowSha
     rows, dim = table.shape
     gram = torch.zeros(dim, dim, dtype=torch.float64, device=table.device)
     norms = [torch.empty(0, 1, device=table.device)]
-    for _, block in read_blocks(table, share.places(rows, table.device)):
+    for _, block in read_blocks(table, share.places(rows, table.device), rows_at_once(table.device)):
         units, lengths = unit_rows(block)
         norms.append(torch.where(lengths > 0, lengths, 1.0))
         add_exactly(gram, units.t() @ units)

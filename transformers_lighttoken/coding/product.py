@@ -25,6 +25,7 @@ from .decode import (
     stored_center,
     stored_matrix,
     tier_levels,
+    tier_scales,
 )
 from .packing import align_rows
 from .plan import CodingPlan
@@ -153,13 +154,13 @@ class TableProduct:
 
     def _levels(self, number: int, mapped: Tensor) -> _Part:
         """A tier with fixed maps: a product with its rows is one of the mapped hidden states with their levels."""
-        plan, stored, prefix, tier = self._plan, self._stored, f"tier_{number}_", self._plan.tiers[number - 1]
+        plan, stored, tier = self._plan, self._stored, self._plan.tiers[number - 1]
         bits = tier.code_bits // plan.embedding_dim
         by_bytes = tier.kind == "rotated" and 8 % bits == 0
-        row_bytes = align_rows(stored[prefix + "codes"], tier.coverage, tier.code_bits) if by_bytes else None
+        row_bytes = align_rows(stored[f"tier_{number}_codes"], tier.coverage, tier.code_bits) if by_bytes else None
 
         def products(slots: Tensor) -> Tensor:
-            scales = row_scales(stored, prefix, slots, tier.row_scale_bits)  # (r, 1)
+            scales = tier_scales(plan, number, stored, slots)  # (r, 1)
             if row_bytes is not None:
                 values = levels_of_bytes(bits, mapped.device)
                 return sum_bytes(mapped, row_bytes.index_select(0, slots), values) * scales

@@ -1,12 +1,46 @@
 """A smaller table from a coded one: the first bits of its base code stay as they are. Beyond the paper."""
 
+from dataclasses import dataclass, replace
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from .packing import unpack_rows
+from .decode import row_scales, tier_scales
+from .packing import pack_bits, pack_values, unpack_rows, unpack_values
 from .plan import CodingPlan
 from .table import CompressedTable
 from .tier_index import storage_order
+
+
+@dataclass(frozen=True)
+class LargerCode:
+    """What a plan needs to know of the code that it is to be cut from.
+
+    Attributes:
+        plan: of that code.
+        standing: (V,) bool on the CPU, the rows that lean on no other; None if none does.
+        energies: (V,) float32 on the CPU, of what the tiers code of each row; None if no tier covers all rows.
+    """
+
+    plan: CodingPlan
+    standing: Tensor | None = None
+    energies: Tensor | None = None
+
+    @classmethod
+    def of(cls, table: CompressedTable) -> "LargerCode":
+        """That of a table."""
+        plan, positions = table.plan, table.positions.long()
+        standing = (positions < plan.num_exact + plan.num_standing).cpu() if plan.num_leaning else None
+        first = next(iter(plan.code_tiers), None)
+        if first is None or first[1].kind == "learnt" or first[1].coverage < plan.num_coded:
+            return cls(plan, standing)
+        slots = torch.arange(plan.num_coded, device=positions.device)
+        scales = tier_scales(plan, first[0], table.tensors, slots)
+        if plan.row_scale_bits:
+            scales = scales * row_scales(table.tensors, "", slots, plan.row_scale_bits)
+        energies = torch.cat([scales.new_zeros(plan.num_exact), scales.squeeze(1).square()])
+        return cls(plan, standing, energies[positions].cpu())
 
 
 def first_bits(table: CompressedTable, plan: CodingPlan, depths: Tensor) -> Tensor:
@@ -30,3 +64,51 @@ def first_bits(table: CompressedTable, plan: CodingPlan, depths: Tensor) -> Tens
     if kept and bool(coded.any()):
         codes[coded] = unpack_rows(table.tensors["codes"], slots[coded], table.plan.code_bits)[:, :kept].bool()
     return codes
+
+
+def keeps_every_code(table: CompressedTable, plan: CodingPlan, coded: Tensor) -> bool:
+    """Whether a smaller plan leaves a table's codes as they are, but for tiers that cover fewer rows, or are left out.
+
+    Args:
+        table: the larger one.
+        plan: the smaller one.
+        coded: (num_coded,) ids of its rows that are not exact.
+    """
+    larger = table.plan
+    pairs = list(zip(larger.tiers, plan.tiers, strict=False))
+    if larger.num_leaning or len(plan.tiers) > len(larger.tiers):
+        return False
+    if any(replace(tier, coverage=kept.coverage) != kept or kept.coverage > tier.coverage for tier, kept in pairs):
+        return False
+    others: dict[str, Any] = {"tiers": (), "index_bytes": 0}
+    if larger.row_scale_bits and plan.row_scale_bits:
+        others["row_scale_bits"] = plan.row_scale_bits  # they are fitted anew
+    if not plan.tiers:
+        others["whitening_rank"] = plan.whitening_rank
+    same = replace(larger, **others) == replace(plan, **others)
+    return same and bool((table.positions[coded.to(table.positions.device)] >= larger.num_exact).all())
+
+
+def kept_codes(table: CompressedTable, plan: CodingPlan, ids: Tensor) -> dict[str, Tensor]:
+    """The stored tensors of some rows of a larger table, but for row scales, exact rows and index.
+
+    Args:
+        table: whose tiers are cut (see `keeps_every_code`).
+        plan: of these rows alone.
+        ids: (n,) of the rows in the order of storage, none of which is exact in the table.
+    """
+    larger, stored = table.plan, table.tensors
+    slots = table.positions[ids.to(table.positions.device)].long() - larger.num_exact
+    names = [name for name in plan.tensor_specs() if not name.startswith(("exact_rows", "tier_index", "row_scale"))]
+    kept = {name: stored[name] for name in names}
+    if plan.rank:
+        kept["low_rank_left"] = stored["low_rank_left"][:, slots].contiguous()
+    if plan.code_bits:
+        kept["codes"] = pack_bits(unpack_rows(stored["codes"], slots, plan.code_bits))
+    for number, tier in enumerate(plan.tiers, start=1):
+        name, covered = f"tier_{number}_codes", slots[: tier.coverage]
+        kept[name] = pack_bits(unpack_rows(stored[name], covered, tier.code_bits))
+        if tier.row_scale_bits:
+            name, bits = f"tier_{number}_row_scale", tier.row_scale_bits
+            kept[name] = pack_values(unpack_values(stored[name], covered, 1, bits), bits)
+    return kept

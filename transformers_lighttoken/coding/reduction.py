@@ -37,7 +37,7 @@ class RowSource(Protocol):
 
 
 _GRID = 2.0**28
-CPU_BLOCK_ROWS = 4096
+CPU_BLOCK_ROWS = 2048
 CUDA_BLOCK_ROWS = 32768
 _CPU_ROWS_AT_ONCE = 512  # divides the blocks above; a multiple of 8, so that packed rows are whole bytes
 

@@ -1,11 +1,13 @@
 """Tier: further code bits for some rows."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from .trellis import trellis_bits
+from .trellis import trellis_bits, trellis_error
 
 TierKind = Literal["learnt", "rotated", "trellis", "reference"]
+_TRELLIS_SCALE_BITS = 4
 WEIGHT_BITS = 4
 """Bits of how much a row leans on another (see `references`)."""
 _MOST_REFERENCE_BITS = 32 + WEIGHT_BITS
@@ -23,7 +25,8 @@ class Tier:
         code_bits: bits per row. For "rotated", a multiple of embedding_dim: that many bits per dimension. For
             "trellis", one for each dimension or for each two: embedding_dim or half of it, rounded up. For "reference"
             those of each row that is not covered: which row it leans on, and how much.
-        row_scale_bits: bits per row of the tier's own scale: 4 or 8, 0 for "learnt" and "reference".
+        row_scale_bits: bits per row of the tier's own scale: 4 or 8, 0 for "learnt" and "reference". A "trellis" tier
+            with 0 after another one takes what that one is expected to leave as its scale (see `scale_after`).
     """
 
     coverage: int
@@ -34,6 +37,19 @@ class Tier:
     def trellis_width(self, embedding_dim: int) -> int:
         """Values that share a bit of a trellis tier."""
         return 1 if self.code_bits == embedding_dim else 2
+
+    def scale_after(self, embedding_dim: int) -> float:
+        """Scale of what a trellis tier is expected to leave of a row, over its own. Part of the stored format."""
+        return trellis_error(embedding_dim, self.trellis_width(embedding_dim)) ** 0.5
+
+
+def trellis_tiers(coverage: int, widths: Sequence[int], embedding_dim: int) -> tuple[Tier, ...]:
+    """Trellis tiers whose bits are shared by some numbers of values; the first one alone has scales of its own."""
+    bits = [_TRELLIS_SCALE_BITS, *[0] * (len(widths) - 1)]
+    return tuple(
+        Tier(coverage, "trellis", trellis_bits(embedding_dim, width), scale_bits)
+        for width, scale_bits in zip(widths, bits, strict=False)
+    )
 
 
 def reference_bits(coverage: int) -> int:
@@ -46,8 +62,8 @@ def is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def check_tier(name: str, tier: Tier, most_rows: int, embedding_dim: int) -> None:
-    """Checks a tier against the rows that it may cover.
+def check_tier(name: str, tier: Tier, most_rows: int, embedding_dim: int, after: Tier | None = None) -> None:
+    """Checks a tier against the rows that it may cover and the one with codes before it.
 
     Raises:
         ValueError: naming the field, its value and what is allowed.
@@ -76,7 +92,8 @@ def check_tier(name: str, tier: Tier, most_rows: int, embedding_dim: int) -> Non
             f"{tier.coverage}, got {tier.code_bits}."
         )
     scale_bits = (0,) if tier.kind in ("learnt", "reference") else (4, 8)
+    where = f"where kind is {tier.kind!r}"
+    if tier.kind == "trellis" and after is not None and after.kind == "trellis":
+        scale_bits, where = (0, 4, 8), f"{where} after another such tier"
     if not is_integer(tier.row_scale_bits) or tier.row_scale_bits not in scale_bits:
-        raise ValueError(
-            f"{name}.row_scale_bits must be in {scale_bits} where kind is {tier.kind!r}, got {tier.row_scale_bits!r}."
-        )
+        raise ValueError(f"{name}.row_scale_bits must be in {scale_bits} {where}, got {tier.row_scale_bits!r}.")

@@ -1,16 +1,16 @@
 """Coding of what is left of frequent rows, by learnt decoders or fixed rotations. Beyond the paper."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from .decode import StoredTensors, decode_tier, undo_map
+from .decode import StoredTensors, decode_own, tier_scales
 from .nested import encode_nested
 from .packing import join_rows, pack_bits, pack_values
 from .plan import CodingPlan
-from .quantize import dequantize_scales, quantize_scales, scale_codes
-from .reduction import row_blocks, rows_at_once
+from .quantize import quantize_scales, scale_codes
+from .reduction import RowSource, row_places, rows_at_once
 from .refine import Refiner, RefineSchedule
 from .rotation import gaussian_levels, rotate
 from .share import RowShare
@@ -24,8 +24,53 @@ _SCALE_FITS = 3
 _GROUP_COLUMNS = 32
 
 
+@dataclass(frozen=True)
+class RowsLeft:
+    """What the base code and the tiers before one leave of rows, made when they are asked for.
+
+    Attributes:
+        targets: (n, d) rows that the base code stands for.
+        plan: of these rows, without the tier and those after it.
+        stored: holds the codes.
+        place: of the rows in question.
+    """
+
+    targets: RowSource
+    plan: CodingPlan
+    stored: StoredTensors
+    place: slice
+
+    @classmethod
+    def before(
+        cls, number: int, targets: RowSource, plan: CodingPlan, stored: StoredTensors, place: slice
+    ) -> "RowsLeft":
+        """Those before tier `number` of the plan."""
+        return cls(targets, replace(plan, rank=0, tiers=plan.tiers[: number - 1]), stored, place)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, d)."""
+        return len(self), self.targets.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are."""
+        return self.targets.device
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return self.place.stop - self.place.start
+
+    def __getitem__(self, place: slice) -> Tensor:
+        """Some of the rows, (n, d) float32."""
+        start, stop, _ = place.indices(len(self))
+        slots = torch.arange(self.place.start + start, self.place.start + stop, device=self.device)
+        coded = decode_own(self.plan, self.stored, slots)
+        return self.targets[self.place.start + start : self.place.start + stop] - coded
+
+
 def encode_tier(
-    residual: Tensor,
+    rows: RowSource,
     plan: CodingPlan,
     number: int,
     metric: Tensor | None,
@@ -36,10 +81,10 @@ def encode_tier(
     first: int | None = None,
     later_scales: Tensor | None = None,
 ) -> None:
-    """Codes what earlier stages left of the rows that tier `number` covers; subtracts the result from `residual`.
+    """Codes what earlier stages left of the rows that tier `number` covers.
 
     Args:
-        residual: (n, d) float32, changed in place: the rows that the tier covers, or a part of them.
+        rows: (n, d) float32, the rows that the tier covers, or a part of them.
         plan: what to store of the rows of this process.
         number: of the tier, from 1.
         metric: (d, d) of the error; None for the plain one.
@@ -53,43 +98,60 @@ def encode_tier(
     tier = plan.tiers[number - 1]
     prefix = f"tier_{number}_"
     if tier.kind == "learnt":
-        refiner = Refiner(residual, metric, seed + number, share)
+        refiner = Refiner(rows[:], metric, seed + number, share)
         codes, decoder, scale = encode_nested(refiner, (tier.code_bits,), plan.decoder_dtype, schedule)
         stored |= {prefix + "codes": pack_bits(codes), prefix + "decoder": decoder, prefix + "decoder_scale": scale}
-        residual -= decode_tier(plan, number, stored, torch.arange(tier.coverage, device=residual.device))
         return
     coordinates = _Coordinates.of(plan, number, metric, stored)
-    blocks = list(row_blocks(residual, rows_at_once(residual.device)))
-    scales = torch.cat([coordinates.scales(coordinates.values(rows)) for _, rows in blocks])
-    start = first or 0
-    known = None if first is None else stored[prefix + "row_scale_range"]
-    row_scale, grid = _scale_codes(scales, tier.row_scale_bits, share, start, later_scales, known)
-    codes = [residual.new_empty(0)] * len(blocks)
+    places = list(row_places(len(rows), rows.device, rows_at_once(rows.device)))
+    if tier.row_scale_bits:
+        scales = suitable_scales(rows, plan, number, metric, stored)
+        _store_scales(scales, tier.row_scale_bits, prefix, stored, share, first, later_scales)
+    codes = [torch.empty(0)] * len(places)
+    slots = torch.arange(first or 0, (first or 0) + len(rows), device=rows.device)
 
-    def encode_block(numbered: tuple[int, tuple[slice, Tensor]]) -> None:
-        block, (place, rows) = numbered
-        scale = dequantize_scales(row_scale[place], grid).unsqueeze(1)  # (n, 1)
-        found = coordinates.encode(coordinates.values(rows), scale)
+    def encode_block(numbered: tuple[int, slice]) -> None:
+        block, place = numbered
+        scale = tier_scales(plan, number, stored, slots[place])  # (n, 1)
+        found = coordinates.encode(coordinates.values(rows[place]), scale)
         codes[block] = pack_values(found, coordinates.bits)
 
-    for_each(enumerate(blocks), encode_block, residual.device)
-    stored[prefix + "row_scale_range"] = grid
-    found = {
-        "codes": (torch.cat(codes), tier.code_bits),
-        "row_scale": (pack_values(row_scale.unsqueeze(1), tier.row_scale_bits), tier.row_scale_bits),
-    }
-    for name, (packed, bits) in found.items():
-        earlier = stored.get(prefix + name, packed[:0])
-        stored[prefix + name] = packed if first is None else join_rows(earlier, packed, (start, len(residual)), bits)
-    for place, rows in blocks:
-        slots = torch.arange(start + place.start, start + place.stop, device=residual.device)
-        rows -= undo_map(plan, tier.kind, stored, decode_tier(plan, number, stored, slots))
+    for_each(enumerate(places), encode_block, rows.device)
+    _store_rows(torch.cat(codes), tier.code_bits, len(rows), prefix + "codes", stored, first)
 
 
-def tier_scales(rows: Tensor, plan: CodingPlan, number: int, metric: Tensor | None, stored: StoredTensors) -> Tensor:
-    """The scales that a rotated or trellis tier would give to rows (n, d). (n,)."""
+def suitable_scales(
+    rows: RowSource, plan: CodingPlan, number: int, metric: Tensor | None, stored: StoredTensors
+) -> Tensor:
+    """The scales that a rotated or trellis tier with scales of its own would give to rows (n, d). (n,)."""
     coordinates = _Coordinates.of(plan, number, metric, stored)
-    return coordinates.scales(coordinates.values(rows))
+    scales = torch.empty(len(rows), device=rows.device)
+
+    def find(place: slice) -> None:
+        scales[place] = coordinates.scales(coordinates.values(rows[place]))
+
+    for_each(row_places(len(rows), rows.device, rows_at_once(rows.device)), find, rows.device)
+    return scales
+
+
+def _store_rows(packed: Tensor, bits: int, count: int, name: str, stored: dict[str, Tensor], first: int | None) -> None:
+    """Stores packed rows of some bits each, after those that are there where these are not the first ones."""
+    stored[name] = packed if first is None else join_rows(stored.get(name, packed[:0]), packed, (first, count), bits)
+
+
+def _store_scales(
+    scales: Tensor,
+    bits: int,
+    prefix: str,
+    stored: dict[str, Tensor],
+    share: RowShare,
+    first: int | None,
+    later: Tensor | None,
+) -> None:
+    """Stores the scales of a tier's rows, (n,)."""
+    known = None if first is None else stored[prefix + "row_scale_range"]
+    codes, stored[prefix + "row_scale_range"] = _scale_codes(scales, bits, share, first or 0, later, known)
+    _store_rows(pack_values(codes.unsqueeze(1), bits), bits, len(codes), prefix + "row_scale", stored, first)
 
 
 def _scale_codes(

@@ -6,15 +6,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .decode import decode_own, decode_signs, num_below, stored_matrix
+from .decode import decode_own, num_below, stored_matrix
 from .leaning_rows import Lean
 from .packing import pack_bits, unpack_rows
 from .plan import CodingPlan
-from .reduction import RowSource, row_blocks, rows_at_once
+from .reduction import RowSource, rows_at_once
 from .refine import Objective, Refiner, RefineSchedule
 from .share import RowShare
-from .tier_codes import encode_tier, tier_scales
-from .trellis import trellis_error
+from .tier_codes import RowsLeft, encode_tier, suitable_scales
 
 Decode = Callable[[Tensor], Tensor]
 """Slots (n,) of this process's rows, rising -> the rows without their row scale, (n, d) float32."""
@@ -96,43 +95,28 @@ class TierPasses:
             total: passes over tiers in all.
             later: by the numbers of tiers, about the scales of rows that they cover and that are coded later.
         """
-        if not numbers:
-            return
         first = place.start
-        stops = [max(first, min(self.local.tiers[number - 1].coverage, place.stop)) for number in numbers]
-        residual = targets[first : stops[0]]  # changed in place: the rows are not needed any more
-        for part, block in row_blocks(residual, rows_at_once(residual.device)):
-            block -= self._base_code(first + part.start, len(block))
-        for number, stop in zip(numbers, stops, strict=True):
-            residual = residual[: stop - first]
+        for number in numbers:
+            stop = max(first, min(self.local.tiers[number - 1].coverage, place.stop))
+            rows = RowsLeft.before(number, targets, self.local, self.stored, slice(first, stop))
             encode_tier(
-                residual, self.local, number, self.metric, self.stored, self.schedule, self.seed, self.share,
+                rows, self.local, number, self.metric, self.stored, self.schedule, self.seed, self.share,
                 first if done else None, None if later is None else later.get(number),
             )  # fmt: skip
             self.on_tier(done + numbers.index(number) + 1, total)
-
-    def _base_code(self, start: int, count: int) -> Tensor | float:
-        """What the base code of some rows stands for, (count, d)."""
-        if not self.plan.code_bits:
-            return 0.0
-        slots = torch.arange(start, start + count, device=self.stored["codes"].device)
-        return decode_signs(self.stored["codes"], slots, stored_matrix(self.stored, "decoder"))
 
     def _later_scales(self, targets: RowSource, first: int, numbers: Sequence[int]) -> dict[int, Tensor]:
         """About the scales that some tiers will give to rows that lean: those beside rows that are not coded yet."""
         found: dict[int, Tensor] = {}
         scales = torch.empty(0, device=targets.device)
-        at_once, dim = rows_at_once(targets.device), self.plan.embedding_dim
         for number in numbers:
             tier = self.local.tiers[number - 1]
-            if not found:
-                for start in range(first, tier.coverage, at_once):
-                    rows = targets[start : min(start + at_once, tier.coverage)]
-                    left = rows - self._base_code(start, len(rows))
-                    scales = torch.cat([scales, tier_scales(left, self.local, number, self.metric, self.stored)])
+            if number == numbers[0]:
+                place = slice(first, max(first, tier.coverage))
+                rows = RowsLeft.before(number, targets, self.local, self.stored, place)
+                scales = suitable_scales(rows, self.local, number, self.metric, self.stored)
             found[number] = scales[: max(0, tier.coverage - first)]
-            width = tier.trellis_width(dim) if tier.kind == "trellis" else 1
-            scales = scales * trellis_error(dim, width) ** 0.5
+            scales = scales * tier.scale_after(self.plan.embedding_dim)
         return found
 
     def _decode_standing(self, first: int, device: torch.device) -> Tensor:

@@ -1,7 +1,7 @@
 """What tiers are planned for: the budget, the rows, and what may be chosen. Beyond the paper."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product, takewhile
 
 from torch import Tensor
@@ -9,6 +9,8 @@ from torch import Tensor
 from .budget import StageSplit, byte_budget, even_stages
 from .plan import CodingPlan
 from .predicted_leaning import PredictedLeaning
+from .recut import LargerCode
+from .tier import Tier, trellis_tiers
 from .trellis import trellis_error
 
 # Values that share a bit in each tier, the widest coverage first: a half bit a value, or whole ones, or both.
@@ -32,7 +34,7 @@ class TierRequest:
         split: of the base code's bits over stages.
         lost_bits: bits a value that the first tier loses in the metric. What it leaves is white where it coded, so that
             the others lose none.
-        nested_in: plan of the larger code that this one is to be cut from; None if it is made anew.
+        nested_in: the larger code that this one is to be cut from; None if it is made anew.
         leaning: what it is expected to bring that rare rows lean on others, by rising numbers of these; none if they
             may not.
     """
@@ -43,7 +45,7 @@ class TierRequest:
     eigenvalues: Tensor
     split: StageSplit = even_stages
     lost_bits: float = 0.0
-    nested_in: CodingPlan | None = None
+    nested_in: LargerCode | None = None
     leaning: Sequence[PredictedLeaning] = ()
 
     @property
@@ -51,31 +53,30 @@ class TierRequest:
         """Most bytes."""
         return byte_budget(self.template.num_embeddings, self.template.embedding_dim, self.ratio)
 
-    def errors(self, widths: Sequence[int]) -> list[float]:
+    def errors(self, tiers: Sequence[Tier]) -> list[float]:
         """Share of the error before it that each trellis tier leaves."""
         dim = self.template.embedding_dim
-        losses = [4.0**self.lost_bits, *[1.0] * (len(widths) - 1)]
+        losses = [4.0**self.lost_bits, *[1.0] * (len(tiers) - 1)]
+        widths = [tier.trellis_width(dim) for tier in tiers]
         return [min(1.0, loss * trellis_error(dim, width)) for loss, width in zip(losses, widths, strict=False)]
 
-    def patterns(self) -> list[tuple[tuple[int, ...], list[float], list[int]]]:
-        """Widths of tiers to try, with their errors and the most rows that they may cover.
+    def patterns(self) -> list[tuple[tuple[Tier, ...], list[float]]]:
+        """Tiers to try, each covering as many rows as it may, with their errors.
 
         A tier that a larger code does not have could code no more than that code's error.
         """
-        rows = self.template.num_coded
+        rows, dim = self.template.num_coded, self.template.embedding_dim
         if self.nested_in is None:
-            tried = [(widths, [rows] * len(widths)) for widths in _PATTERNS]
+            tried = [trellis_tiers(rows, widths, dim) for widths in _PATTERNS]
         else:
-            tiers = list(
-                takewhile(lambda tier: tier.kind == "trellis", (tier for _, tier in self.nested_in.code_tiers))
-            )
-            widths = tuple(tier.trellis_width(self.template.embedding_dim) for tier in tiers)
-            most = [min(tier.coverage, rows) for tier in tiers]
-            tried = [(widths[:count], most[:count]) for count in range(1, len(tiers) + 1)]
-        patterns = [(widths, self.errors(widths), most) for widths, most in tried]
+            stored = (tier for _, tier in self.nested_in.plan.code_tiers)
+            stored = takewhile(lambda tier: tier.kind == "trellis", stored)
+            tiers = tuple(replace(tier, coverage=min(tier.coverage, rows)) for tier in stored)
+            tried = [tiers[:count] for count in range(1, len(tiers) + 1)]
+        patterns = [(tiers, self.errors(tiers)) for tiers in tried]
         return [pattern for pattern in patterns if max(pattern[1]) < 1]
 
     def base_bits(self, most: int) -> list[int]:
         """Numbers of base bits to try, rising."""
-        most = most if self.nested_in is None else min(most, self.nested_in.code_bits)
+        most = most if self.nested_in is None else min(most, self.nested_in.plan.code_bits)
         return sorted({max(1, int(share * most)) for share in _SHARES_OF_BASE})

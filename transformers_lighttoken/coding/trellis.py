@@ -23,7 +23,8 @@ _MEMORIES = 1 << MEMORY_BITS
 _NUM_LEVELS = 2 * _MEMORIES
 _CPU_ROWS_AT_ONCE = 64
 _CUDA_ROWS_AT_ONCE = 2048
-# Error in long rows, and the further error of the first values, by the values that share a bit.
+# Error in long rows, and the further error of the first values, by the values that share a bit. Part of the stored
+# format, since tiers may take their scales from it.
 _ERRORS = {1: (0.2785, 1.5), 2: (0.5315, 2.2)}
 
 

@@ -13,6 +13,7 @@ from .sensitivity import Batch
 Source = Literal["text", "samples", "frequencies", "text and samples"]
 SEQUENCE_TOKENS = 128
 BATCH_SEQUENCES = 16
+_SAMPLED_AT_ONCE = 64
 _COUNTED_AT_ONCE = 1024
 _MOST_COUNTED = 1_000_000
 
@@ -39,6 +40,12 @@ class Calibration:
     def within(self, length: int) -> "Calibration":
         """The same, cut to so many tokens a sequence."""
         return Calibration(self.ids[:, :length], self.mask[:, :length], self.source)
+
+    def about(self, tokens: int) -> "Calibration":
+        """The first sequences, of about so many tokens together."""
+        before = self.mask.sum(dim=1).cumsum(0) - self.mask.sum(dim=1)
+        count = int((before < tokens).sum())
+        return Calibration(self.ids[:count], self.mask[:count], self.source)
 
     def joined(self, samples: "Calibration") -> "Calibration":
         """These sequences of given text, and samples of the model after them."""
@@ -107,23 +114,28 @@ def from_samples(model: Any, max_tokens: int, seed: int, length: int = SEQUENCE_
         length: tokens of a sequence.
     """
     device = model.get_input_embeddings().weight.device
-    count = max(1, max_tokens // length)
+    left = max(1, max_tokens // length)
     start = model.config.bos_token_id if model.config.bos_token_id is not None else 0
-    prompt = torch.full((count, 1), start, dtype=torch.long, device=device)
     devices = [device] if device.type == "cuda" else []
+    written = []
     with torch.random.fork_rng(devices=devices), torch.no_grad():
         torch.manual_seed(seed)
-        ids = model.generate(
-            prompt,
-            attention_mask=torch.ones_like(prompt),
-            do_sample=True,
-            top_k=0,
-            top_p=1.0,
-            temperature=1.0,
-            max_new_tokens=length - 1,
-            min_new_tokens=length - 1,
-            pad_token_id=start,
-        ).cpu()
+        while left:
+            prompt = torch.full((min(left, _SAMPLED_AT_ONCE), 1), start, dtype=torch.long, device=device)
+            left -= len(prompt)
+            ids = model.generate(
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                do_sample=True,
+                top_k=0,
+                top_p=1.0,
+                temperature=1.0,
+                max_new_tokens=length - 1,
+                min_new_tokens=length - 1,
+                pad_token_id=start,
+            )
+            written.append(ids.cpu())
+    ids = torch.cat(written)
     return Calibration(ids, torch.ones_like(ids), "samples")
 
 

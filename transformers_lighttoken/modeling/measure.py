@@ -13,12 +13,15 @@ from ..config import LightTokenConfig
 from .calibration import SEQUENCE_TOKENS, Calibration, from_frequencies, from_samples, from_text, token_counts
 from .frequency import text_frequencies, token_frequencies
 from .positions import longest_sequence
-from .sensitivity import blend, head_moments, input_metric, mean_prediction
+from .sensitivity import OutputStatistics, blend, input_metric, output_statistics
 from .sites import TableSite, embedding_at
 
 logger = logging.getLogger(__name__)
 
+# Tokens to measure on, of a given text and of a model's own samples each: for gradients, and for what one pass forward
+# tells. The latter noticed four times as many, see tests/benchmarks/metric_choice.py.
 _MEASURED_TOKENS = 8192
+_PREDICTED_TOKENS = 32768
 _PROJECTIONS = 2
 # What models raise that need more than token ids. Running out of memory is a RuntimeError too, but no such want.
 _WANTING = (
@@ -120,7 +123,7 @@ def _given_text(calibration: str | Sequence[str], tokenizer: Any) -> Calibration
             "calibration text needs the model's tokenizer, and none lies beside its checkpoint: put its files there "
             "(from Python, pass tokenizer=...), or leave the text out."
         )
-    return from_text(calibration, tokenizer, _MEASURED_TOKENS)
+    return from_text(calibration, tokenizer, _PREDICTED_TOKENS)
 
 
 def _try_metric(
@@ -139,14 +142,20 @@ def _try_metric(
     try:
         device = embedding_at(model, site.owner).weight.device
         length = min(SEQUENCE_TOKENS, longest_sequence(model) or SEQUENCE_TOKENS)
-        sequences, unigram = None if given is None else given.within(length), None
+        given = None if given is None else given.within(length)
+        sequences = None if given is None else given.about(_MEASURED_TOKENS)
+        statistics = OutputStatistics(None)
         if _writes_text(model):
-            samples = from_samples(model, _MEASURED_TOKENS, config.seed, length)
+            samples = from_samples(model, _PREDICTED_TOKENS, config.seed, length)
+            met = samples if given is None else given.joined(samples)
+            head = model.get_submodule(site.heads[0]) if site.heads else None
+            statistics = output_statistics(model, head, met.batches(device))
+            samples = samples.about(_MEASURED_TOKENS)
             sequences = samples if sequences is None else sequences.joined(samples)
-            unigram = mean_prediction(model, sequences.batches(device))
         elif sequences is None:
             sequences = _drawn(tokenizer, prior, config.seed, length)
-        return *_metric(model, site, sequences, config.seed), unigram, sequences
+        metric, covariance = _metric(model, site, sequences, statistics, config.seed)
+        return metric, covariance, statistics.unigram, sequences
     except _OUT_OF_MEMORY:
         raise
     except _WANTING as error:  # models differ in what they need to run; the plain metric always works
@@ -174,7 +183,9 @@ def _fitted(unigram: Tensor, num_embeddings: int) -> Tensor:
     return fitted / fitted.sum()
 
 
-def _metric(model: PreTrainedModel, site: TableSite, sequences: Calibration, seed: int) -> tuple[Tensor, Tensor | None]:
+def _metric(
+    model: PreTrainedModel, site: TableSite, sequences: Calibration, statistics: OutputStatistics, seed: int
+) -> tuple[Tensor, Tensor | None]:
     """The metric of a table, and the covariance of the hidden states where it is a head too."""
     embeddings = [model.get_submodule(name) for name in (site.owner, *site.views)]
     device = embedding_at(model, site.owner).weight.device
@@ -183,8 +194,11 @@ def _metric(model: PreTrainedModel, site: TableSite, sequences: Calibration, see
     if not site.heads:
         shares, power = (_WRITER_BLEND, _WRITER_POWER) if _writes_text(model) else (_INPUT_BLEND, _INPUT_POWER)
         return blend(zip(shares, (None, None, inputs), strict=True), inputs.shape[0], power), None
-    head, covariance = head_moments(model, model.get_submodule(site.heads[0]), sequences.batches(device))
-    metric = blend(zip(_TIED_BLEND, (None, head, inputs), strict=True), inputs.shape[0], _TIED_POWER)
+    if statistics.metric is None:
+        head = model.get_submodule(site.heads[0])
+        statistics = output_statistics(model, head, sequences.batches(device))
+    covariance = statistics.covariance
+    metric = blend(zip(_TIED_BLEND, (None, statistics.metric, inputs), strict=True), inputs.shape[0], _TIED_POWER)
     return metric, None if covariance is None else blend([(1.0, covariance)], inputs.shape[0], _TIED_POWER)
 
 

@@ -8,6 +8,7 @@ states that reach the head. Both are means over tokens, scaled to trace d, so th
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ def input_metric(
     Raises:
         ValueError: if no batch holds a token, or the model's output does not depend on the embedding.
     """
-    total: Tensor | None = None
+    total = _Sum()
     with _evaluating(model), _frozen(model):
         for number, batch in enumerate(batches):
             generator = torch.Generator(batch["input_ids"].device).manual_seed((seed * 1_000_003 + number) % 2**63)
@@ -58,67 +59,93 @@ def input_metric(
                 for gradient in gradients:
                     if gradient is not None:
                         rows = (gradient * mask if gradient.shape[:2] == mask.shape[:2] else gradient).flatten(0, -2)
-                        total = _accumulate(total, rows)
-    return _unit_trace(total, "the model's output does not depend on the token embedding")
+                        rows = rows.float()
+                        total.add(rows.t() @ rows)
+    return _unit_trace(total.total, "the model's output does not depend on the token embedding")
 
 
-def head_moments(model: nn.Module, head: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor | None]:
-    """Second moment and covariance of the hidden states that reach an output head.
+@dataclass(frozen=True)
+class OutputStatistics:
+    """What a language model's output layer met and said over some text.
+
+    Attributes:
+        unigram: (V,) float64 with sum 1 on the CPU, the mean of the distributions predicted; None if the model gives no
+            logits for each token.
+        metric: (d, d) float32, second moment of the hidden states that reached the head, trace d; None without a head.
+        covariance: the same of these less their mean; None too where all states are the same.
+    """
+
+    unigram: Tensor | None
+    metric: Tensor | None = None
+    covariance: Tensor | None = None
+
+
+def output_statistics(model: nn.Module, head: nn.Module | None, batches: Iterable[Batch]) -> OutputStatistics:
+    """Predictions and hidden states of a language model, in one pass over some text.
 
     Args:
-        model: a transformers model with an output head.
-        head: the head, called with hidden states (b, t, d).
+        model: a transformers model.
+        head: its output head, called with hidden states (b, t, d), where these are wanted.
         batches: `input_ids` and `attention_mask`, (b, t) each.
-
-    Returns:
-        The head's metric and the covariance, (d, d) float32 each, trace d; no covariance where all states are the same.
 
     Raises:
         ValueError: if no hidden state reached the head.
     """
-    total: Tensor | None = None
-    sums, count = torch.zeros((), dtype=torch.float64), 0
+    unigram, moments = _Sum(), _Moments()
     seen: list[Tensor] = []
-    handle = head.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    handle = None if head is None else head.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
     try:
         with _evaluating(model), torch.no_grad():
             for batch in batches:
-                _output(model, batch)
-                mask = batch["attention_mask"]
+                logits, mask = getattr(_output(model, batch), "logits", None), batch["attention_mask"]
+                if logits is not None and logits.dim() == 3 and logits.shape[:2] == mask.shape:
+                    unigram.add(logits[mask.bool()].float().softmax(dim=-1).sum(dim=0, dtype=torch.float64))
                 for hidden in seen:
-                    rows = hidden[mask.bool()] if hidden.shape[:2] == mask.shape else hidden.flatten(0, -2)
-                    total = _accumulate(total, rows)
-                    sums, count = sums + rows.double().sum(dim=0).cpu(), count + len(rows)
+                    moments.add(hidden[mask.bool()] if hidden.shape[:2] == mask.shape else hidden.flatten(0, -2))
                 seen.clear()
     finally:
-        handle.remove()
-    problem = "no hidden state reached the output head"
-    metric = _unit_trace(total, problem)
-    covariance = None if total is None else total - sums.outer(sums) / count
-    if total is None or covariance is None or float(covariance.trace()) <= _LEAST_VARIANCE * float(total.trace()):
-        return metric, None
-    return metric, _unit_trace(covariance, problem)
+        if handle is not None:
+            handle.remove()
+    predicted = None if unigram.total is None else unigram.total / unigram.total.sum()
+    if head is None:
+        return OutputStatistics(predicted)
+    return OutputStatistics(predicted, *moments.of_unit_trace("no hidden state reached the output head"))
 
 
-def mean_prediction(model: nn.Module, batches: Iterable[Batch]) -> Tensor | None:
-    """The mean of the distributions that a language model predicts over some text: its own unigram.
+class _Sum:
+    """A sum of tensors, in float64 on the CPU; None before the first."""
 
-    Args:
-        model: a transformers model.
-        batches: `input_ids` and `attention_mask`, (b, t) each.
+    def __init__(self) -> None:
+        self.total: Tensor | None = None
 
-    Returns:
-        (V,) float64 with sum 1 on the CPU; None if the model gives no logits for each token.
-    """
-    total: Tensor | None = None
-    with _evaluating(model), torch.no_grad():
-        for batch in batches:
-            logits, mask = getattr(_output(model, batch), "logits", None), batch["attention_mask"]
-            if logits is None or logits.dim() != 3 or logits.shape[:2] != mask.shape:
-                return None
-            predicted = logits[mask.bool()].float().softmax(dim=-1).sum(dim=0, dtype=torch.float64).cpu()
-            total = predicted if total is None else total + predicted
-    return None if total is None else total / total.sum()
+    def add(self, part: Tensor) -> None:
+        part = part.double().cpu()
+        self.total = part if self.total is None else self.total + part
+
+
+class _Moments:
+    """First and second moments of vectors."""
+
+    def __init__(self) -> None:
+        self._squares, self._sums, self._count = _Sum(), _Sum(), 0
+
+    def add(self, rows: Tensor) -> None:
+        """Adds vectors, (n, d)."""
+        rows = rows.float()
+        self._squares.add(rows.t() @ rows)
+        self._sums.add(rows.double().sum(dim=0))
+        self._count += len(rows)
+
+    def of_unit_trace(self, problem: str) -> tuple[Tensor, Tensor | None]:
+        """Second moment and covariance."""
+        squares, sums = self._squares.total, self._sums.total
+        metric = _unit_trace(squares, problem)
+        if squares is None or sums is None:
+            return metric, None
+        covariance = squares - sums.outer(sums) / self._count
+        if float(covariance.trace()) <= _LEAST_VARIANCE * float(squares.trace()):
+            return metric, None
+        return metric, _unit_trace(covariance, problem)
 
 
 def blend(parts: Iterable[tuple[float, Tensor | None]], dim: int, power: float = 0.5) -> Tensor:
@@ -142,12 +169,6 @@ def blend(parts: Iterable[tuple[float, Tensor | None]], dim: int, power: float =
     values, vectors = torch.linalg.eigh(total)
     tempered = (vectors * values.clamp(min=0).pow(power)) @ vectors.t()
     return (tempered * (dim / tempered.trace())).float()
-
-
-def _accumulate(total: Tensor | None, rows: Tensor) -> Tensor:
-    rows = rows.float()
-    second_moment = (rows.t() @ rows).double().cpu()
-    return second_moment if total is None else total + second_moment
 
 
 def _unit_trace(total: Tensor | None, problem: str) -> Tensor:

@@ -10,6 +10,7 @@ from transformers_lighttoken.coding.allocation import TierRequest, frequency_wei
 from transformers_lighttoken.coding.budget import BudgetError, gaussian_distortion, plan_equal
 from transformers_lighttoken.coding.plan import CodingPlan, Tier
 from transformers_lighttoken.coding.prediction import choose_rank, choose_whitening, spectrum_left
+from transformers_lighttoken.coding.recut import LargerCode
 from transformers_lighttoken.coding.tier_index import encode_depths
 from transformers_lighttoken.coding.trellis import trellis_error
 from transformers_lighttoken.compression import plan_table
@@ -113,7 +114,7 @@ def test_the_rank_is_that_of_the_components_that_stand_out(strong, rank):
     assert choose_rank(replace(TEMPLATE, num_exact=0, index_bytes=0), 8.0, spectrum) == rank
 
 
-@pytest.mark.parametrize(("ratio", "bits_of_tiers"), [(8.0, 768), (18.0, 256), (60.0, 0)])
+@pytest.mark.parametrize(("ratio", "bits_of_tiers"), [(8.0, 896), (18.0, 384), (60.0, 0)])
 def test_equal_coverage_takes_tiers_of_all_rows_where_they_pay(ratio, bits_of_tiers):
     spectrum, template = torch.linspace(1, 0.2, 256) ** 2, replace(TEMPLATE, embedding_dim=256)
     planned = plan_full_tiers(TierRequest(template, ratio, EXACT, spectrum))
@@ -130,15 +131,58 @@ def test_equal_coverage_takes_tiers_of_all_rows_where_they_pay(ratio, bits_of_ti
 def test_a_cut_keeps_to_what_the_larger_code_has():
     weights = frequency_weights(zipf())
     larger = plan_tiers(TierRequest(TEMPLATE, 15.0, EXACT, SPECTRUM), weights).plan
-    cut = plan_tiers(TierRequest(TEMPLATE, 40.0, EXACT, SPECTRUM, nested_in=larger), weights).plan
+    cut = plan_tiers(TierRequest(TEMPLATE, 40.0, EXACT, SPECTRUM, nested_in=LargerCode(larger)), weights).plan
     assert cut.ratio >= 40.0
     assert cut.code_bits <= larger.code_bits
     assert 0 < len(cut.tiers) <= len(larger.tiers)
     for kept, stored in zip(cut.tiers, larger.tiers, strict=False):
         assert kept.code_bits == stored.code_bits
         assert kept.coverage <= stored.coverage
-    equal = plan_full_tiers(TierRequest(TEMPLATE, 40.0, EXACT, SPECTRUM, nested_in=larger))
+    equal = plan_full_tiers(TierRequest(TEMPLATE, 40.0, EXACT, SPECTRUM, nested_in=LargerCode(larger)))
     assert equal.plan.tiers == ()
+
+
+@pytest.mark.parametrize("ratio", [9.0, 12.0, 15.0, 20.0, 60.0])
+def test_a_cut_of_equal_coverage_keeps_a_part_of_the_last_tier(ratio):
+    dim = 256
+    spectrum, template = torch.linspace(1, 0.2, dim) ** 2, replace(TEMPLATE, embedding_dim=dim)
+    whole = plan_full_tiers(TierRequest(template, 8.0, EXACT, spectrum))
+    larger = whole.plan
+    assert len(larger.tiers) >= 3
+    anew = plan_full_tiers(TierRequest(template, ratio, EXACT, spectrum))
+    cut = plan_full_tiers(TierRequest(template, ratio, EXACT, spectrum, nested_in=LargerCode(larger)))
+    assert ratio <= cut.plan.ratio < 1.04 * ratio
+    assert cut.loss < (1.5 if ratio < 50 else 2) * anew.loss
+    for kept, stored in zip(cut.plan.tiers, larger.tiers, strict=False):
+        assert replace(kept, coverage=stored.coverage) == stored
+    assert all(tier.coverage == ROWS - 2 for tier in cut.plan.tiers[:-1])
+    error = gaussian_distortion(spectrum, 0.78 * cut.plan.code_bits)
+    left = np.full(ROWS - 2, error)
+    for tier in cut.plan.tiers:
+        left[: tier.coverage] *= trellis_error(dim, tier.trellis_width(dim))
+    codes_errors_of_the_larger = cut.plan.code_bits > larger.code_bits
+    assert not (codes_errors_of_the_larger and cut.plan.tiers)
+    assert cut.loss == pytest.approx(left.mean() + codes_errors_of_the_larger * whole.loss)
+    order = torch.arange(ROWS)[~torch.isin(torch.arange(ROWS), EXACT)]
+    expected = sum((torch.arange(ROWS - 2) < tier.coverage).long() for tier in cut.plan.tiers) + torch.zeros(ROWS - 2)
+    assert torch.equal(cut.depths[order], expected.long())
+
+
+def test_equal_coverage_promises_the_least_loss_of_all_tiers():
+    spectrum, template = torch.linspace(1, 0.2, 256) ** 2, replace(TEMPLATE, embedding_dim=256)
+    for ratio in (6.0, 8.0, 12.0, 18.0):
+        chosen = plan_full_tiers(TierRequest(template, ratio, EXACT, spectrum))
+        least = float("inf")
+        for whole, halves in itertools.product(range(8), range(2)):
+            tiers = (Tier(ROWS - 2, "trellis", 256, 4),) * whole + (Tier(ROWS - 2, "trellis", 128, 4),) * halves
+            tiers = tuple(replace(tier, row_scale_bits=0 if number else 4) for number, tier in enumerate(tiers))
+            try:
+                bits = plan_equal(replace(template, tiers=tiers, index_bytes=60), ratio).code_bits
+            except BudgetError:
+                continue
+            error = gaussian_distortion(spectrum, 0.78 * bits)
+            least = min(least, error * trellis_error(256, 1) ** whole * trellis_error(256, 2) ** halves)
+        assert chosen.loss == pytest.approx(least, rel=1e-3)
 
 
 def test_tiny_tables_whose_index_takes_too_much_fall_back_to_equal_coverage():

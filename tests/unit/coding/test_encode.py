@@ -87,14 +87,19 @@ def oracle_decode(table):
             if slot < plan.tiers[number - 1].coverage:
                 bits = plan.tiers[number - 1].code_bits
                 code = np.unpackbits(stored[f"tier_{number}_codes"])[slot * bits : (slot + 1) * bits]
-                scale = scale_of(f"tier_{number}_", slot, plan.tiers[number - 1].row_scale_bits)
+                if plan.tiers[number - 1].row_scale_bits:
+                    scale = scale_of(f"tier_{number}_", slot, plan.tiers[number - 1].row_scale_bits)
+                else:  # what the tier before leaves: 0.2785 of the variance and somewhat more in short rows
+                    scale = scale_of("tier_3_", slot, 8) * np.sqrt(0.2785 + 1.5 / DIM)
                 value += scale * (slow_levels(code, width)[:DIM] @ back @ unwhiten)
         rows[row] = value * scale_of("", slot, plan.row_scale_bits)
     return rows
 
 
-def test_decoding_is_the_oracles_with_every_part_in_use():
+@pytest.mark.parametrize("last_scale_bits", [4, 0])
+def test_decoding_is_the_oracles_with_every_part_in_use(last_scale_bits):
     plan, depths = tiered_plan()
+    plan = replace(plan, tiers=(*plan.tiers[:3], replace(plan.tiers[3], row_scale_bits=last_scale_bits)))
     table = encode(weight(), plan, depths, options=QUICK)
     np.testing.assert_allclose(table.decode_all().numpy(), oracle_decode(table), atol=2e-5)
 
@@ -365,3 +370,20 @@ def test_tiers_without_row_scales_have_the_rows_scale(scale):
         plan = CodingPlan(50, 32, stage_bits=(4,), row_scale_bits=0, tiers=(Tier(50, kind, 32, 8),))
         plan = replace(plan, index_bytes=encode_depths(depths, 1).numel())
         assert relative_error(encode(dense, plan, depths, options=QUICK), dense) < 0.5
+
+
+def test_tiers_without_scales_of_their_own_code_as_well_for_fewer_bytes():
+    rows, dim = 2000, 96
+    dense = weight(rows, dim)
+    depths = (torch.arange(rows) < 1500).long() + (torch.arange(rows) < 900) + (torch.arange(rows) < 300)
+    found = []
+    for bits in ((8, 8, 8), (4, 0, 0)):
+        tiers = tuple(Tier(covered, "trellis", dim, own) for covered, own in zip((1500, 900, 300), bits, strict=True))
+        plan = CodingPlan(rows, dim, stage_bits=(32,), tiers=tiers, index_bytes=encode_depths(depths, 3).numel())
+        error = (encode(dense, plan, depths, options=QUICK).decode_all() - dense).square().sum(dim=1)
+        share = error / dense.square().sum(dim=1)
+        found.append((plan.stored_bytes, *(float(share[part].mean()) for part in (slice(300), slice(300, 900)))))
+    own, shared = found
+    assert own[0] - shared[0] == 750 + 900 + 300 + 16  # and two grids of 8 bytes
+    for with_own, without in zip(own[1:], shared[1:], strict=True):
+        assert without < 1.02 * with_own

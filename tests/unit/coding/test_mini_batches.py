@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from transformers_lighttoken.coding.mini_batches import mini_batches
+from transformers_lighttoken.coding.reduction import CPU_BLOCK_ROWS
 from transformers_lighttoken.coding.share import RowShare
 
 CPU = torch.device("cpu")
@@ -14,7 +15,7 @@ def batches_of(share, rows, seed=0, passes=1):
     return [[[held[piece].tolist() for piece in batch] for batch in one] for one in found]
 
 
-@pytest.mark.parametrize("rows", [1, 300, 4096, 4097, 20_000])
+@pytest.mark.parametrize("rows", [1, 300, CPU_BLOCK_ROWS, CPU_BLOCK_ROWS + 1, 20_000])
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_every_process_has_its_rows_of_the_same_mini_batches(rows, count):
     (whole,) = batches_of(RowShare(), rows)
@@ -29,7 +30,7 @@ def test_every_process_has_its_rows_of_the_same_mini_batches(rows, count):
 
 def test_processes_have_even_parts_of_a_mini_batch():
     for index in range(4):
-        (batches,) = batches_of(RowShare(index, 4), 16 * 4096)
+        (batches,) = batches_of(RowShare(index, 4), 16 * CPU_BLOCK_ROWS)
         assert {len(batch) for batch in batches} == {1}
 
 

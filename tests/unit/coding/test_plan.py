@@ -67,6 +67,14 @@ def test_plans_survive_json():
         ({"tiers": (Tier(0, "learnt", 8, 0),)}, r"coverage must be in \[1, 995\], got 0"),
         ({"tiers": (Tier(9, "rotated", 50, 8),)}, "must be 1 to 4 times embedding_dim 48, got 50"),
         ({"tiers": (Tier(9, "rotated", 48, 0),)}, "row_scale_bits must be in"),
+        (
+            {"tiers": (Tier(9, "trellis", 48, 8), Tier(9, "trellis", 48, 5))},
+            r"tiers\[1\].row_scale_bits must be in \(0, 4, 8\) where kind is 'trellis' after another such tier, got 5",
+        ),
+        (
+            {"tiers": (Tier(9, "rotated", 48, 8), Tier(9, "trellis", 48, 0))},
+            r"row_scale_bits must be in \(4, 8\) where kind is 'trellis', got 0",
+        ),
         ({"tiers": (Tier(9, "learnt", 8, 0), Tier(10, "learnt", 8, 0))}, r"must be in \[1, 9\], got 10"),
         ({"tiers": (Tier(9, "woven", 8, 0),)}, r"kind must be one of \['learnt', .*\], got 'woven'"),  # pyright: ignore
         ({"tiers": (Tier(9, "reference", 7, 0),)}, r"must be in \[8, 36\] for coverage 9, got 7"),
@@ -207,6 +215,9 @@ def test_trellis_tiers_cost_a_bit_a_value_or_a_pair_and_their_map_its_rows():
     assert (sizes["tier_1_row_scale"], sizes["tier_2_row_scale"]) == (90, 35)
     assert (plan.bits_of_every_row, plan.frequent_tiers) == (3, tiers)
     assert replace(plan, centered=True).stored_bytes == plan.stored_bytes + 2 * 49
+    first_alone = replace(plan, tiers=(tiers[0], Tier(80, "reference", 11, 0), Tier(70, "trellis", 25, 0)))
+    first_alone.validate()
+    assert "tier_3_row_scale" not in first_alone.tensor_specs()
     everywhere = replace(plan, tiers=(Tier(1000, "trellis", 49, 8), tiers[1]))
     assert (everywhere.bits_of_every_row, everywhere.frequent_tiers) == (52, tiers[1:])
     assert (sizes["whitening"], sizes["whitening_scale"]) == (6 * 49, 12)

@@ -28,13 +28,19 @@ def plans(draw: st.DrawFn) -> CodingPlan:
     dim, exact = draw(st.sampled_from([4, 7, 16])), draw(st.integers(0, 6))
     kinds = draw(st.lists(st.sampled_from([*TRELLIS, 0, 1, 2, 3, 4]), max_size=3))  # bits per dimension, 0: learnt
     coverages = sorted(draw(st.lists(st.integers(1, ROWS - exact), min_size=len(kinds), max_size=len(kinds))))[::-1]
+    after = [None, *kinds][: len(kinds)]
     tiers = tuple(
         Tier(rows, "learnt", draw(st.integers(1, 11)), 0)
         if bits == 0
-        else Tier(rows, "trellis", trellis_bits(dim, TRELLIS[bits]), draw(st.sampled_from([4, 8])))
+        else Tier(
+            rows,
+            "trellis",
+            trellis_bits(dim, TRELLIS[bits]),
+            draw(st.sampled_from([0, 4, 8] if before in TRELLIS else [4, 8])),
+        )
         if isinstance(bits, str)
         else Tier(rows, "rotated", bits * dim, draw(st.sampled_from([4, 8])))
-        for rows, bits in zip(coverages, kinds, strict=True)
+        for rows, bits, before in zip(coverages, kinds, after, strict=True)
     )
     scale_bits = draw(st.sampled_from([0, 4, 8]))
     if scale_bits and 0 not in kinds and draw(st.booleans()):

@@ -7,7 +7,8 @@ from safetensors.torch import load_file
 
 from transformers_lighttoken import LightTokenConfig, compress_table
 from transformers_lighttoken.coding.packing import unpack_rows
-from transformers_lighttoken.coding.recut import first_bits
+from transformers_lighttoken.coding.recut import LargerCode, first_bits, keeps_every_code
+from transformers_lighttoken.coding.resize import depths_of
 from transformers_lighttoken.coding.tier_index import storage_order
 
 ROWS, DIM = 6000, 64
@@ -71,3 +72,53 @@ def test_rows_that_were_exact_get_a_code():
     rows = cut.decode_all()
     errors = (rows - weight).square().sum(dim=1) / weight.square().sum(dim=1)
     assert float(errors[:40].mean()) < 1.2 * float(errors[40:].mean())
+
+
+@pytest.mark.parametrize("metric", [None, torch.diag(torch.linspace(3, 0.5, DIM))])
+@pytest.mark.parametrize("ratio", [7.0, 9.0])
+def test_a_cut_of_equal_coverage_keeps_its_codes_and_tiers_where_they_matter_most(ratio, metric):
+    weight = dense() * torch.linspace(0.5, 2, ROWS).roll(1000).unsqueeze(1)
+    large = compress_table(weight, LightTokenConfig(6.0, tiers="equal"), exact_ids=[7], metric=metric)
+    config, decoded = LightTokenConfig(ratio, tiers="equal"), large.decode_all()
+    cut = compress_table(decoded, config, exact_ids=[7], metric=metric, nested_in=large)
+    kept = cut.plan.tiers[-1].coverage
+    assert 0 < kept < cut.plan.num_coded
+    assert cut.plan.code_bits == large.plan.code_bits
+    assert torch.equal(cut.tensors["decoder"], large.tensors["decoder"])
+    slots, before = (table.positions.long() - 1 for table in (cut, large))
+    for row in (0, 8, 1234, 3456, ROWS - 1):
+        base, same = (
+            unpack_rows(table.tensors["codes"], place[row].view(1), large.plan.code_bits)
+            for table, place in ((cut, slots), (large, before))
+        )
+        assert torch.equal(base, same)
+        if slots[row] < kept:
+            rows = cut.decode(torch.tensor([row])), decoded[row : row + 1]
+            assert float(torch.cosine_similarity(*rows)) > 0.99999 or len(large.plan.tiers) > len(cut.plan.tiers)
+    gains = LargerCode.of(large).energies
+    assert gains is not None
+    covered = (slots >= 0) & (slots < kept)
+    assert float(gains[covered].min()) >= float(gains[(slots >= 0) & ~covered].max())
+    anew = compress_table(weight, config, exact_ids=[7], metric=metric)
+    assert error(cut, weight) < 1.1 * error(anew, weight)
+
+
+def test_codes_are_kept_only_where_nothing_else_changes():
+    weight = dense()
+    large = compress_table(weight, LightTokenConfig(10.0, tiers="equal"), exact_ids=[7])
+    plan, coded = large.plan, storage_order(depths_of(large))[1:]
+    fewer = (*plan.tiers[:-1], replace(plan.tiers[-1], coverage=50))
+    assert keeps_every_code(large, replace(plan, tiers=fewer, row_scale_bits=4, index_bytes=99), coded)
+    assert keeps_every_code(large, replace(plan, tiers=()), coded)
+    others = [
+        {"stage_bits": (*plan.stage_bits[:-1], plan.stage_bits[-1] - 1)},
+        {"rank": 1},
+        {"row_scale_bits": 0},
+        {"rotation_seed": 1},
+        {"decoder_dtype": "float16"},
+        {"tiers": (*plan.tiers, plan.tiers[-1])},
+        {"tiers": (replace(plan.tiers[0], row_scale_bits=8), *plan.tiers[1:])},
+    ]
+    for changed in others:
+        assert not keeps_every_code(large, replace(plan, **changed), coded), changed
+    assert not keeps_every_code(large, replace(plan, num_exact=0), torch.arange(ROWS))

@@ -15,7 +15,8 @@ from transformers_lighttoken.coding.decode import decode_own, decode_positions, 
 from transformers_lighttoken.coding.encode import EncodeOptions, encode
 from transformers_lighttoken.coding.leaning_rows import LeaningRows, kept_leaning, row_scales_of
 from transformers_lighttoken.coding.plan import CodingPlan, Tier
-from transformers_lighttoken.coding.predicted_leaning import predict_leaning, standing_rows, suitable_standing
+from transformers_lighttoken.coding.predicted_leaning import predict_leaning, suitable_standing
+from transformers_lighttoken.coding.recut import LargerCode
 from transformers_lighttoken.coding.references import Leaning, Resemblance
 from transformers_lighttoken.coding.refine import RefineSchedule
 from transformers_lighttoken.coding.resize import append_exact_rows, depths_of, keep_first_rows
@@ -184,7 +185,7 @@ def test_a_smaller_code_leans_on_the_same_rows():
     rows, _ = families()
     plan, depths = plan_with(LEANING)
     larger = encode(rows, plan, depths, options=QUICK)
-    standing = standing_rows(larger)
+    standing = LargerCode.of(larger).standing
     assert standing is not None
     assert standing.nonzero().squeeze(1).tolist() == [*range(STANDING), ROWS - 2, ROWS - 1]
     fewer = (Tier(700, "trellis", DIM, 8), reference_tier(STANDING), Tier(20, "trellis", DIM, 8))

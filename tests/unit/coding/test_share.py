@@ -2,12 +2,13 @@ import pytest
 import torch
 
 from transformers_lighttoken.coding.packing import pack_bits
+from transformers_lighttoken.coding.reduction import CPU_BLOCK_ROWS
 from transformers_lighttoken.coding.share import ALL_ROWS, RowShare
 
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("rows", [0, 1, 4096, 4097, 20_000])
+@pytest.mark.parametrize("rows", [0, 1, CPU_BLOCK_ROWS, CPU_BLOCK_ROWS + 1, 20_000])
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_every_row_belongs_to_one_process(rows, count):
     shares = [RowShare(index, count) for index in range(count)]
@@ -16,13 +17,13 @@ def test_every_row_belongs_to_one_process(rows, count):
     for share, held in zip(shares, places, strict=True):
         assert torch.equal(held, held.sort().values)
         assert share.num_rows(rows, CPU) == len(held)
-        for number, block in enumerate(held.split(4096)):
+        for number, block in enumerate(held.split(CPU_BLOCK_ROWS)):
             if len(block):
-                assert int(block[0]) == 4096 * share.block_number(number)
-    assert max(map(len, places)) - min(map(len, places)) <= 4096
+                assert int(block[0]) == CPU_BLOCK_ROWS * share.block_number(number)
+    assert max(map(len, places)) - min(map(len, places)) <= CPU_BLOCK_ROWS
 
 
-@pytest.mark.parametrize("rows", [1, 4096, 13_000])
+@pytest.mark.parametrize("rows", [1, CPU_BLOCK_ROWS, 13_000])
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_merging_puts_rows_back_in_order(rows, count):
     values = torch.randn(rows, 3)

@@ -20,7 +20,7 @@ from transformers_lighttoken.modeling.calibration import (
 from transformers_lighttoken.modeling.fitting import FittingContext, fit_table
 from transformers_lighttoken.modeling.frequency import token_frequencies
 from transformers_lighttoken.modeling.measure import Measurements, measure_table
-from transformers_lighttoken.modeling.sensitivity import mean_prediction
+from transformers_lighttoken.modeling.sensitivity import blend, input_metric, output_statistics
 from transformers_lighttoken.modeling.sites import TableSite, find_sites
 
 VOCAB = 30522
@@ -150,6 +150,49 @@ def test_samples_come_from_the_model_and_leave_the_global_generator_alone():
     assert torch.equal(found.ids, from_samples(writer, 2 * SEQUENCE_TOKENS, seed=3).ids)
 
 
+def test_samples_come_in_batches_that_follow_each_other(monkeypatch):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    writer = LlamaForCausalLM(config).eval()
+    monkeypatch.setattr(calibration, "_SAMPLED_AT_ONCE", 3)
+    first, more = (from_samples(writer, count * 8, seed=5, length=8).ids for count in (3, 7))
+    assert more.shape == (7, 8)
+    assert torch.equal(more[:3], first)
+    assert not torch.equal(more[3:6], first)
+
+
+def test_the_first_sequences_of_about_so_many_tokens():
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0], [1, 1, 1]])
+    whole = Calibration(torch.arange(12).view(4, 3), mask, "text")
+    for tokens, sequences in ((1, 1), (3, 1), (4, 2), (5, 3), (6, 3), (7, 4), (99, 4)):
+        assert torch.equal(whole.about(tokens).ids, whole.ids[:sequences])
+        assert whole.about(tokens).mask.shape == (sequences, 3)
+
+
+def test_gradients_are_measured_on_the_first_part_of_what_predictions_are(words, monkeypatch):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCAB, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    writer = LlamaForCausalLM(config).eval()
+    monkeypatch.setattr(measuring, "_MEASURED_TOKENS", 256)
+    monkeypatch.setattr(measuring, "_PREDICTED_TOKENS", 512)
+    found = measure(writer, words, calibration=[TEXT] * 60)
+    text, samples = from_text([TEXT] * 60, words, 512), from_samples(writer, 512, seed=0)
+    device, embedding = torch.device("cpu"), writer.get_input_embeddings()
+    met = text.about(256).joined(samples.about(256)).batches(device)
+    inputs = input_metric(writer, [embedding], met, measuring._PROJECTIONS)
+    head = output_statistics(writer, writer.lm_head, text.joined(samples).batches(device))
+    parts = zip(measuring._TIED_BLEND, (None, head.metric, inputs), strict=True)
+    assert found.metric is not None
+    torch.testing.assert_close(found.metric, blend(parts, 16, measuring._TIED_POWER))
+    assert found.head_covariance is not None
+    torch.testing.assert_close(found.head_covariance, blend([(1.0, head.covariance)], 16, measuring._TIED_POWER))
+
+
 @pytest.mark.parametrize("tie", [True, False])
 def test_a_writing_model_tells_its_own_unigram(words, tie):
     torch.manual_seed(0)
@@ -170,8 +213,8 @@ def test_a_writing_model_tells_its_own_unigram(words, tie):
     told = measure(writer, words, calibration=TEXT)
     assert told.source == "text and samples"
     counts = token_counts(TEXT, words, VOCAB)
-    met = from_text(TEXT, words, 8192).joined(from_samples(writer, 8192, seed=0))
-    predicted = mean_prediction(writer, met.batches(torch.device("cpu")))
+    met = from_text(TEXT, words, 4096).joined(from_samples(writer, 4096, seed=0))
+    predicted = output_statistics(writer, None, met.batches(torch.device("cpu"))).unigram
     assert predicted is not None
     assert told.frequencies is not None
     torch.testing.assert_close(told.frequencies, counts / counts.sum() / 3 + predicted * 2 / 3)

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
-from transformers_lighttoken.modeling.sensitivity import blend, head_moments, input_metric, mean_prediction
+from transformers_lighttoken.modeling.sensitivity import blend, input_metric, output_statistics
 
 DIM, VOCAB = 16, 60
 
@@ -77,19 +77,22 @@ def test_the_head_moments_are_those_of_unmasked_hidden_states():
     hidden = model.model(**sample).last_hidden_state[sample["attention_mask"].bool()].detach()
     expected = hidden.t() @ hidden
     expected = expected * (DIM / expected.trace())
-    found, covariance = head_moments(model, model.lm_head, [sample, sample])
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
-    assert head_moments(model, model.lm_head, [{name: it[:1, :1] for name, it in sample.items()}])[1] is None
+    found = output_statistics(model, model.lm_head, [sample, sample])
+    assert found.metric is not None
+    torch.testing.assert_close(found.metric, expected, atol=1e-4, rtol=1e-3)
+    of_one_state = [{name: it[:1, :1] for name, it in sample.items()}]
+    assert output_statistics(model, model.lm_head, of_one_state).covariance is None
+    assert output_statistics(model, None, [sample]).metric is None
     expected = np.cov(hidden.double().numpy(), rowvar=False)
-    assert covariance is not None
-    np.testing.assert_allclose(covariance, expected * (DIM / np.trace(expected)), atol=1e-3)
+    assert found.covariance is not None
+    np.testing.assert_allclose(found.covariance, expected * (DIM / np.trace(expected)), atol=1e-3)
 
 
 def test_measuring_leaves_the_model_as_it_was():
     model = llama().train()
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     input_metric(model, [model.get_input_embeddings()], [batch()])
-    head_moments(model, model.lm_head, [batch()])
+    output_statistics(model, model.lm_head, [batch()])
     assert model.training
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
@@ -128,7 +131,8 @@ def test_the_mean_prediction_is_the_mean_of_the_softmax_over_tokens_that_are_no_
         for row, length in enumerate((3, 5, 5)):
             for token in range(length):
                 expected += logits[row, token].double().softmax(0) / 26
-    found = mean_prediction(model, batches)
-    assert found is not None
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-9)
-    assert mean_prediction(bert(), batches) is None
+    for head in (None, model.lm_head):
+        found = output_statistics(model, head, batches).unigram
+        assert found is not None
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-9)
+    assert output_statistics(bert(), None, batches).unigram is None
