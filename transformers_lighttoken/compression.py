@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 _EXACT_DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 _MAX_EXACT_SHARE = 0.05
+# A cut keeps exact rows for longer: where one of them is coded, all codes are made anew.
+_MAX_EXACT_SHARE_OF_CUTS = 0.1
 _ROW_SCALE_BITS = (8, 4)
 
 
@@ -147,7 +149,7 @@ def plan_table(
         ValueError: for a request that no plan fits; names the nearest possible value.
     """
     table = as_rows(weight)
-    exact = _affordable_exact_ids(exact_ids, table, config)
+    exact = _affordable_exact_ids(exact_ids, table, config, nested_in)
     template, depths = _template(table, config, exact)
     if center is not None:
         template, table = replace(template, centered=True), CenteredRows(table, center.to(table.device))
@@ -273,7 +275,9 @@ def _checked_metric(metric: Tensor, dim: int) -> Tensor:
     return symmetric.float()
 
 
-def _affordable_exact_ids(exact_ids: Sequence[int], table: TableRows, config: LightTokenConfig) -> list[int]:
+def _affordable_exact_ids(
+    exact_ids: Sequence[int], table: TableRows, config: LightTokenConfig, nested_in: LargerCode | None
+) -> list[int]:
     rows, dim = table.shape
     unique = list(dict.fromkeys(int(row) for row in exact_ids))
     outside = [row for row in unique if not 0 <= row < rows]
@@ -282,7 +286,10 @@ def _affordable_exact_ids(exact_ids: Sequence[int], table: TableRows, config: Li
     if config.code_bits is not None:
         return unique
     row_bytes = dim * (2 if table.dtype in (torch.float16, torch.bfloat16) else 4)
-    most = int(4 * rows * dim / config.compression_ratio * _MAX_EXACT_SHARE / row_bytes)
+    row_budget = 4 * rows * dim / config.compression_ratio / row_bytes
+    most = int(row_budget * _MAX_EXACT_SHARE)
+    if nested_in is not None:
+        most = max(most, min(nested_in.plan.num_exact, int(row_budget * _MAX_EXACT_SHARE_OF_CUTS)))
     if len(unique) > most:
         logger.warning(
             "Only %d of %d special and added tokens are stored exactly: more would take over %d %% of the bytes that "

@@ -27,6 +27,7 @@ from transformers import BertConfig, BertModel
 
 from tests.benchmarks.common import print_table
 from tests.checkpoints import file_contents
+from transformers_lighttoken.coding.reduction import CPU_BLOCK_ROWS
 
 ROOT = Path(__file__).parents[2]
 WORKER = "tests.benchmarks.distributed_worker"
@@ -157,10 +158,10 @@ def killed(folder: Path, times: int, processes: int) -> None:
 def work(rows: int, dim: int, bits: int, processes: int) -> list[float]:
     """What the busiest of P processes does, in units whose costs are measured.
 
-    Its share of rows is a number of blocks of 4096. A row costs a step per bit, m, and products of m (m + d); what does
+    Its share of rows is a number of blocks. A row costs a step per bit, m, and products of m (m + d); what does
     not depend on rows is a constant and solves of m^3 + d^3.
     """
-    share = min(rows, 4096 * math.ceil(math.ceil(rows / 4096) / processes))
+    share = min(rows, CPU_BLOCK_ROWS * math.ceil(math.ceil(rows / CPU_BLOCK_ROWS) / processes))
     return [share * bits, share * bits * (bits + dim), bits**3 + dim**3, 1.0]
 
 

@@ -52,6 +52,11 @@ def requests() -> Iterator[tuple[str, Tensor, LightTokenConfig, dict[str, Any]]]
 def coded(processes: Processes) -> Iterator[tuple[str, CompressedTable]]:
     for name, weight, config, facts in requests():
         yield name, compress_table(weight, config, share=processes.share, **facts)
+    equal = LightTokenConfig(6, tiers="equal")
+    larger = compress_table(table(5000, 16), equal, share=processes.share, exact_ids=[9])
+    yield "equal coverage", larger
+    config, decoded = LightTokenConfig(6.7, tiers="equal"), larger.decode_all()
+    yield "cut", compress_table(decoded, config, share=processes.share, exact_ids=[9], nested_in=larger)
     tiers = (Tier(8192, "learnt", 12, 0), Tier(5000, "rotated", 32, 4))
     plan = CodingPlan(9000, 16, rank=2, stage_bits=(20,), row_scale_bits=0, tiers=tiers, index_bytes=26)
     depths = (torch.arange(9000) < 8192).long() + (torch.arange(9000) < 5000).long()

@@ -43,7 +43,8 @@ def recut_checkpoint(
 
     The first bits of the base codes stay as they are; decoders are refitted to them, and tiers are coded anew, from the
     decoded table. Refitting to the decoded table is refitting to the original one: what its code left over is
-    orthogonal to the codes. Every tensor that is not of the table is copied byte for byte.
+    orthogonal to the codes. Where the base code stays whole and rows stand alone, all codes are copied, and the last
+    tier is left out where it is missed least. Every tensor that is not of the table is copied byte for byte.
 
     Args:
         folder: of the compressed checkpoint.

@@ -8,7 +8,7 @@ byte at their edges (reverse water-filling over rows), so one multiplier decides
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import product, takewhile
 from math import prod
 
 import numpy as np
@@ -83,7 +83,7 @@ def plan_tiers(request: TierRequest, weights: Tensor) -> TierPlan:
     Raises:
         BudgetError: if no plan fits.
     """
-    equal = plan_full_tiers(request)
+    equal = plan_full_tiers(request, in_part=False)
     standing = None if request.nested_in is None else request.nested_in.standing
     order = falling(weights, request.exact, standing)
     ordered = weights[order[: request.template.num_coded]].numpy()
@@ -146,58 +146,64 @@ def _most_standing(groups: Sequence[Plans]) -> Plans:
     return next((found for found in reversed(groups) if found and _least(found) <= most), [])
 
 
-def plan_full_tiers(request: TierRequest) -> TierPlan:
+def plan_full_tiers(request: TierRequest, in_part: bool = True) -> TierPlan:
     """Equal coverage: chooses base bits, and trellis tiers that cover all rows.
 
     A code that is cut from a larger one keeps tiers only where it keeps all base bits too: others would have to be
-    coded anew from rows with errors. The last tier that it keeps may cover a part of the rows: those that lose most
-    without it.
+    coded anew from rows with errors.
+
+    Args:
+        request: what for.
+        in_part: whether the last tier of a cut may cover a part of the rows, those that lose most without it. The loss
+            is then a share of the energy of the table, not of rows of unit norm.
 
     Raises:
         BudgetError: if no plan fits.
     """
-    template, dim = request.template, request.template.embedding_dim
+    template = request.template
     if request.nested_in is not None:
-        return min(_cuts_of_full_tiers(request, request.nested_in), key=lambda planned: planned.loss)
-    order = falling(torch.ones(template.num_embeddings), request.exact)
-    patterns = (trellis_tiers(template.num_coded, widths, dim) for widths in _FULL_PATTERNS)
-    found = [planned for tiers in patterns if (planned := _beside_full_tiers(request, tiers, order)) is not None]
+        return min(_cuts_of_full_tiers(request, request.nested_in, in_part), key=lambda planned: planned.loss)
+    found: list[TierPlan] = []
+    for widths in _FULL_PATTERNS:
+        try:
+            found.append(_beside_full_tiers(request, trellis_tiers(template.num_coded, widths, template.embedding_dim)))
+        except BudgetError:
+            if not widths:
+                raise
     return min(found, key=lambda planned: planned.loss)
 
 
-def _beside_full_tiers(request: TierRequest, tiers: tuple[Tier, ...], order: Tensor) -> TierPlan | None:
-    """The base code that fits beside tiers of all rows; None if none does.
+def _beside_full_tiers(request: TierRequest, tiers: tuple[Tier, ...]) -> TierPlan:
+    """The base code that fits beside tiers of all rows.
 
     Raises:
-        BudgetError: if there are no tiers, and yet none fits.
+        BudgetError: if none fits.
     """
-    template, depths = request.template, _depths(request.template, tiers, order, request.exact)
+    template = request.template
+    order = falling(torch.ones(template.num_embeddings), request.exact)
+    depths = _depths(template, tiers, order, request.exact)
     rank = template.whitening_rank if tiers else 0
     plan = replace(template, tiers=tiers, index_bytes=_index_bytes(depths), whitening_rank=rank)
-    try:
-        plan = plan_equal(plan, request.ratio, None, request.split)
-    except BudgetError:
-        if not tiers:
-            raise
-        return None
+    plan = plan_equal(plan, request.ratio, None, request.split)
     loss = predicted_error(request.eigenvalues, plan.code_bits) * prod(request.errors(tiers))
     return TierPlan(plan, depths, loss)
 
 
-def _cuts_of_full_tiers(request: TierRequest, nested_in: LargerCode) -> Iterator[TierPlan]:
-    """What a cut may keep of a larger code of equal coverage."""
+def _cuts_of_full_tiers(request: TierRequest, nested_in: LargerCode, in_part: bool) -> Iterator[TierPlan]:
+    """What a cut may keep of a larger code of equal coverage, or of one that is such a cut itself."""
     template, larger = request.template, nested_in.plan
-    gains = torch.ones(template.num_embeddings) if nested_in.energies is None else nested_in.energies
-    order = falling(gains, request.exact)
-    shares = gains[order[: template.num_coded]].double().cumsum(0)  # of all that the tiers code
-    kept = [tier for tier in larger.tiers if tier.coverage == larger.num_coded and tier.kind == "trellis"]
-    base = replace(template, stage_bits=request.split(larger.code_bits))
+    whole = [tier.coverage == larger.num_coded for _, tier in larger.code_tiers]
+    trellis = list(takewhile(lambda tier: tier.kind == "trellis", (tier for _, tier in larger.code_tiers)))
+    kept = trellis[: sum(whole) + (in_part and sum(whole) < len(trellis))]  # the last one may be a part itself
+    base = replace(template, stage_bits=larger.stage_bits)
     base_error = predicted_error(request.eigenvalues, larger.code_bits)
-    alone = _beside_full_tiers(request, (), order)
-    if alone is not None:
-        anew = alone.plan.code_bits > larger.code_bits  # from rows with the larger code's errors
-        yield replace(alone, loss=alone.loss + anew * base_error * prod(request.errors(kept)))
+    # What further bits would code anew, or all codes where a row changes between exact and coded.
+    errors_kept = base_error * prod(request.errors(kept))
+    alone = _beside_full_tiers(request, ())
+    yield replace(alone, loss=alone.loss + (errors_kept if alone.plan.code_bits > larger.code_bits else 0.0))
+    order, shares = _by_gain(template, nested_in, request.exact)
     for count in range(1, len(kept) + 1):
+        most = template.num_coded if whole[count - 1] else min(kept[count - 1].coverage, template.num_coded)
         tiers = tuple(replace(tier, coverage=template.num_coded) for tier in kept[:count])
 
         def cut_at(covered: int, tiers: tuple[Tier, ...] = tiers) -> tuple[CodingPlan, Tensor]:
@@ -205,12 +211,23 @@ def _cuts_of_full_tiers(request: TierRequest, nested_in: LargerCode) -> Iterator
             depths = _depths(template, cut, order, request.exact)
             return replace(base, tiers=cut, index_bytes=_index_bytes(depths)), depths
 
-        covered = largest_fitting(
-            1, template.num_coded, lambda rows, at=cut_at: at(rows)[0].stored_bytes <= request.budget
-        )
-        if covered is not None:
-            errors, share = request.errors(tiers), float(shares[covered - 1] / shares[-1].clamp(min=1e-300))
-            yield TierPlan(*cut_at(covered), base_error * prod(errors[:-1]) * (1 - share * (1 - errors[-1])))
+        fewest = min(_MIN_COVERAGE, most) if in_part else most
+        covered = largest_fitting(fewest, most, lambda rows, at=cut_at: at(rows)[0].stored_bytes <= request.budget)
+        if covered:
+            errors = request.errors(tiers)
+            loss = base_error * prod(errors[:-1]) * (1 - float(shares[covered - 1]) * (1 - errors[-1]))
+            anew = template.num_exact != larger.num_exact
+            yield TierPlan(*cut_at(covered), loss + (errors_kept if anew else 0.0))
+
+
+def _by_gain(template: CodingPlan, nested_in: LargerCode, exact: Tensor) -> tuple[Tensor, Tensor]:
+    """Row ids by what tiers of a larger code add to them, falling, and the share of all that the first ones have."""
+    gains, deepest = nested_in.energies, nested_in.deepest
+    if gains is None or deepest is None or not float(gains.sum()):
+        gains, deepest = torch.ones(template.num_embeddings), torch.zeros(template.num_embeddings)
+    order = falling(gains + 2 * gains.max() * deepest, exact)
+    gained = gains[order[: template.num_coded]].double().cumsum(0)
+    return order, gained / gained[-1:]
 
 
 def falling(weights: Tensor, exact: Tensor, standing: Tensor | None = None) -> Tensor:

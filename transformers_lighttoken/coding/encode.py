@@ -110,7 +110,11 @@ def encode(
     stored: dict[str, Tensor] = {}
     rows: TableRows = table
     if plan.centered:
-        stored["center"] = (mean_row(table, share=share) if options.center is None else options.center).to(table.device)
+        center = options.center
+        if center is None:
+            larger = options.nested_in
+            center = larger.tensors["center"] if larger and larger.plan.centered else mean_row(table, share=share)
+        stored["center"] = center.to(table.device)
         rows = CenteredRows(table, stored["center"])
     if options.nested_in is not None and keeps_every_code(options.nested_in, plan, coded):
         stored |= kept_codes(options.nested_in, local, ids)

@@ -1,4 +1,4 @@
-"""A smaller table from a coded one: the first bits of its base code stay as they are. Beyond the paper."""
+"""A smaller table from a coded one, whose codes stay, or the first bits of its base code. Beyond the paper."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,27 +20,32 @@ class LargerCode:
     Attributes:
         plan: of that code.
         standing: (V,) bool on the CPU, the rows that lean on no other; None if none does.
-        energies: (V,) float32 on the CPU, of what the tiers code of each row; None if no tier covers all rows.
+        energies: (V,) float32 on the CPU, what the first tier codes of each row; None without such a tier.
+        deepest: (V,) bool on the CPU, the rows that every tier covers; None where `energies` is.
     """
 
     plan: CodingPlan
     standing: Tensor | None = None
     energies: Tensor | None = None
+    deepest: Tensor | None = None
 
     @classmethod
     def of(cls, table: CompressedTable) -> "LargerCode":
         """That of a table."""
         plan, positions = table.plan, table.positions.long()
         standing = (positions < plan.num_exact + plan.num_standing).cpu() if plan.num_leaning else None
-        first = next(iter(plan.code_tiers), None)
-        if first is None or first[1].kind == "learnt" or first[1].coverage < plan.num_coded:
+        if not plan.code_tiers or plan.code_tiers[0][1].kind == "learnt":
             return cls(plan, standing)
-        slots = torch.arange(plan.num_coded, device=positions.device)
-        scales = tier_scales(plan, first[0], table.tensors, slots)
+        (number, first), (_, last) = plan.code_tiers[0], plan.code_tiers[-1]
+        slots = torch.arange(first.coverage, device=positions.device)
+        scales = tier_scales(plan, number, table.tensors, slots)
         if plan.row_scale_bits:
             scales = scales * row_scales(table.tensors, "", slots, plan.row_scale_bits)
-        energies = torch.cat([scales.new_zeros(plan.num_exact), scales.squeeze(1).square()])
-        return cls(plan, standing, energies[positions].cpu())
+        energies = scales.new_zeros(plan.num_embeddings)
+        energies[: plan.num_exact] = scales.square().max()  # nothing is known of them: covered first if they are coded
+        energies[plan.num_exact :][: first.coverage] = scales.squeeze(1).square()
+        deepest = positions < plan.num_exact + last.coverage
+        return cls(plan, standing, energies[positions].cpu(), deepest.cpu())
 
 
 def first_bits(table: CompressedTable, plan: CodingPlan, depths: Tensor) -> Tensor:
@@ -66,27 +71,30 @@ def first_bits(table: CompressedTable, plan: CodingPlan, depths: Tensor) -> Tens
     return codes
 
 
-def keeps_every_code(table: CompressedTable, plan: CodingPlan, coded: Tensor) -> bool:
+def keeps_every_code(table: CompressedTable, plan: CodingPlan, ids: Tensor) -> bool:
     """Whether a smaller plan leaves a table's codes as they are, but for tiers that cover fewer rows, or are left out.
 
     Args:
         table: the larger one.
         plan: the smaller one.
-        coded: (num_coded,) ids of its rows that are not exact.
+        ids: (num_coded,) of its rows that are not exact, in the order of storage.
     """
     larger = table.plan
-    pairs = list(zip(larger.tiers, plan.tiers, strict=False))
-    if larger.num_leaning or len(plan.tiers) > len(larger.tiers):
-        return False
-    if any(replace(tier, coverage=kept.coverage) != kept or kept.coverage > tier.coverage for tier, kept in pairs):
-        return False
     others: dict[str, Any] = {"tiers": (), "index_bytes": 0}
     if larger.row_scale_bits and plan.row_scale_bits:
         others["row_scale_bits"] = plan.row_scale_bits  # they are fitted anew
     if not plan.tiers:
         others["whitening_rank"] = plan.whitening_rank
-    same = replace(larger, **others) == replace(plan, **others)
-    return same and bool((table.positions[coded.to(table.positions.device)] >= larger.num_exact).all())
+    if larger.num_leaning or replace(larger, **others) != replace(plan, **others) or not ids.numel():
+        return False
+    slots = table.positions[ids.to(table.positions.device)].long() - larger.num_exact
+    pairs = list(zip(larger.tiers, plan.tiers, strict=False))
+    return (
+        len(pairs) == len(plan.tiers)
+        and int(slots.min()) >= 0
+        and all(replace(tier, coverage=kept.coverage) == kept for tier, kept in pairs)
+        and all(int(slots[: kept.coverage].max()) < tier.coverage for tier, kept in pairs)
+    )
 
 
 def kept_codes(table: CompressedTable, plan: CodingPlan, ids: Tensor) -> dict[str, Tensor]:

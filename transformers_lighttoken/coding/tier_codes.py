@@ -10,7 +10,7 @@ from .nested import encode_nested
 from .packing import join_rows, pack_bits, pack_values
 from .plan import CodingPlan
 from .quantize import quantize_scales, scale_codes
-from .reduction import RowSource, row_places, rows_at_once
+from .reduction import RowSource, row_blocks, row_places, rows_at_once
 from .refine import Refiner, RefineSchedule
 from .rotation import gaussian_levels, rotate
 from .share import RowShare
@@ -98,7 +98,10 @@ def encode_tier(
     tier = plan.tiers[number - 1]
     prefix = f"tier_{number}_"
     if tier.kind == "learnt":
-        refiner = Refiner(rows[:], metric, seed + number, share)
+        residual = torch.empty(rows.shape, device=rows.device)
+        for place, block in row_blocks(rows, rows_at_once(rows.device)):
+            residual[place] = block
+        refiner = Refiner(residual, metric, seed + number, share)
         codes, decoder, scale = encode_nested(refiner, (tier.code_bits,), plan.decoder_dtype, schedule)
         stored |= {prefix + "codes": pack_bits(codes), prefix + "decoder": decoder, prefix + "decoder_scale": scale}
         return

@@ -14,6 +14,7 @@ from .reduction import RowSource, rows_at_once
 from .refine import Objective, Refiner, RefineSchedule
 from .share import RowShare
 from .tier_codes import RowsLeft, encode_tier, suitable_scales
+from .trellis import trellis_error
 
 Decode = Callable[[Tensor], Tensor]
 """Slots (n,) of this process's rows, rising -> the rows without their row scale, (n, d) float32."""
@@ -47,7 +48,7 @@ class TierPasses:
         """Codes the tiers.
 
         Args:
-            targets: (n, d) rows that the base code stands for; a tensor is changed in place.
+            targets: (n, d) rows that the base code stands for; a tensor is changed in place where rows lean on others.
             lean: how rows lean on others, if some do; `targets` are less that.
 
         Returns:
@@ -116,7 +117,8 @@ class TierPasses:
                 rows = RowsLeft.before(number, targets, self.local, self.stored, place)
                 scales = suitable_scales(rows, self.local, number, self.metric, self.stored)
             found[number] = scales[: max(0, tier.coverage - first)]
-            scales = scales * tier.scale_after(self.plan.embedding_dim)
+            dim = self.plan.embedding_dim
+            scales = scales * (tier.scale_after(dim) if tier.kind == "trellis" else trellis_error(dim, 1) ** 0.5)
         return found
 
     def _decode_standing(self, first: int, device: torch.device) -> Tensor:

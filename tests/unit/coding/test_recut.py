@@ -86,15 +86,17 @@ def test_a_cut_of_equal_coverage_keeps_its_codes_and_tiers_where_they_matter_mos
     assert cut.plan.code_bits == large.plan.code_bits
     assert torch.equal(cut.tensors["decoder"], large.tensors["decoder"])
     slots, before = (table.positions.long() - 1 for table in (cut, large))
-    for row in (0, 8, 1234, 3456, ROWS - 1):
-        base, same = (
-            unpack_rows(table.tensors["codes"], place[row].view(1), large.plan.code_bits)
-            for table, place in ((cut, slots), (large, before))
+    coded = slots >= 0
+    for name, bits, covered in [
+        ("codes", cut.plan.code_bits, cut.plan.num_coded),
+        *((f"tier_{n}_codes", tier.code_bits, tier.coverage) for n, tier in enumerate(cut.plan.tiers, start=1)),
+        ("tier_1_row_scale", 4, cut.plan.tiers[0].coverage),
+    ]:
+        rows = coded & (slots < covered)
+        found, same = (
+            unpack_rows(table.tensors[name], at[rows], bits) for table, at in ((cut, slots), (large, before))
         )
-        assert torch.equal(base, same)
-        if slots[row] < kept:
-            rows = cut.decode(torch.tensor([row])), decoded[row : row + 1]
-            assert float(torch.cosine_similarity(*rows)) > 0.99999 or len(large.plan.tiers) > len(cut.plan.tiers)
+        assert torch.equal(found, same), name
     gains = LargerCode.of(large).energies
     assert gains is not None
     covered = (slots >= 0) & (slots < kept)
@@ -122,3 +124,43 @@ def test_codes_are_kept_only_where_nothing_else_changes():
     for changed in others:
         assert not keeps_every_code(large, replace(plan, **changed), coded), changed
     assert not keeps_every_code(large, replace(plan, num_exact=0), torch.arange(ROWS))
+    assert not keeps_every_code(large, plan, coded.roll(1).index_fill(0, torch.tensor([5]), 7))  # which is exact
+    covered = replace(plan, tiers=fewer)
+    cut = compress_table(large.decode_all(), LightTokenConfig(10.4, tiers="equal"), exact_ids=[7], nested_in=large)
+    assert not keeps_every_code(cut, replace(covered, tiers=cut.plan.tiers), storage_order(depths_of(cut))[1:].flip(0))
+
+
+def test_a_cut_of_a_cut_keeps_what_that_one_kept():
+    weight = dense() * torch.linspace(0.5, 2, ROWS).roll(1000).unsqueeze(1)
+    large = compress_table(weight, LightTokenConfig(6.0, tiers="equal"), exact_ids=[7])
+    cuts = [large]
+    for ratio in (6.4, 6.5):
+        decoded, config = cuts[-1].decode_all(), LightTokenConfig(ratio, tiers="equal")
+        cuts.append(compress_table(decoded, config, exact_ids=[7], nested_in=cuts[-1]))
+    _, first, second = cuts
+    direct = compress_table(large.decode_all(), LightTokenConfig(6.5, tiers="equal"), exact_ids=[7], nested_in=large)
+    assert second.plan.tiers == direct.plan.tiers
+    assert 0 < second.plan.tiers[-1].coverage < first.plan.tiers[-1].coverage < ROWS - 1
+    assert error(second, weight) == pytest.approx(error(direct, weight), rel=1e-3)
+
+
+def test_a_cut_under_other_frequencies_codes_the_rows_that_a_tier_has_not():
+    weight, counts = dense()[:3000], torch.arange(1, 3001).double() ** -1.5
+    large = compress_table(weight, LightTokenConfig(12.0), frequencies=counts)
+    other = counts * torch.exp(0.3 * torch.randn(3000, generator=torch.Generator().manual_seed(0)))
+    for ratio in (12.1, 12.5, 14.0, 20.0):
+        cut = compress_table(large.decode_all(), LightTokenConfig(ratio), frequencies=other, nested_in=large)
+        anew = compress_table(weight, LightTokenConfig(ratio), frequencies=other)
+        assert error(cut, weight) < 1.5 * error(anew, weight)
+
+
+def test_exact_rows_stay_so_in_a_cut_that_they_take_little_of():
+    weight, exact = dense(), list(range(100, 170))
+    large = compress_table(weight, LightTokenConfig(6.0, tiers="equal"), exact_ids=exact)
+    kept, coded = (
+        compress_table(large.decode_all(), LightTokenConfig(ratio, tiers="equal"), exact_ids=exact, nested_in=large)
+        for ratio in (6.2, 30.0)
+    )
+    assert kept.plan.num_exact == large.plan.num_exact == 50
+    assert torch.equal(kept.tensors["decoder"], large.tensors["decoder"])
+    assert coded.plan.num_exact == 20  # a tenth of the budget
