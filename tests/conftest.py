@@ -11,8 +11,7 @@ from transformers_lighttoken.modeling import measure
 
 @pytest.fixture(autouse=True)
 def few_predicted_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Language models are measured on little, so that tests are quick; in processes of their own on all."""
-    monkeypatch.setattr(measure, "_MEASURED_TOKENS", 2048)
+    """Language models that write are measured on little, so that tests are quick; in processes of their own on all."""
     monkeypatch.setattr(measure, "_PREDICTED_TOKENS", 4096)
 
 
