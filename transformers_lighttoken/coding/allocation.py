@@ -8,7 +8,7 @@ byte at their edges (reverse water-filling over rows), so one multiplier decides
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import product, takewhile
+from itertools import product
 from math import prod
 
 import numpy as np
@@ -193,8 +193,7 @@ def _cuts_of_full_tiers(request: TierRequest, nested_in: LargerCode, in_part: bo
     """What a cut may keep of a larger code of equal coverage, or of one that is such a cut itself."""
     template, larger = request.template, nested_in.plan
     whole = [tier.coverage == larger.num_coded for _, tier in larger.code_tiers]
-    trellis = list(takewhile(lambda tier: tier.kind == "trellis", (tier for _, tier in larger.code_tiers)))
-    kept = trellis[: sum(whole) + (in_part and sum(whole) < len(trellis))]  # the last one may be a part itself
+    kept = nested_in.trellis_tiers[: sum(whole) + in_part]  # the last one may be a part itself
     base = replace(template, stage_bits=larger.stage_bits)
     base_error = predicted_error(request.eigenvalues, larger.code_bits)
     # What further bits would code anew, or all codes where a row changes between exact and coded.

@@ -120,7 +120,7 @@ def encode(
         stored |= kept_codes(options.nested_in, local, ids)
         lean, decode = None, partial(decode_own, local, stored)
     else:
-        lean, decode = _fit(rows, plan, depths, metric, stored, options, progress)
+        lean, decode = _fit(rows, plan, coded, metric, stored, options, progress)
     scales = None
     if plan.row_scale_bits:
         scales = fit_row_scales(rows, ids, local, decode, metric, options.head_covariance)
@@ -139,14 +139,14 @@ def encode(
 def _fit(
     rows: TableRows,
     plan: CodingPlan,
-    depths: Tensor,
+    coded: Tensor,
     metric: Tensor | None,
     stored: dict[str, Tensor],
     options: EncodeOptions,
     progress: Progress | None,
 ) -> tuple[Lean | None, Decode]:
     """Codes this process's rows into `stored`; how they lean on others, if they do, and what decodes them."""
-    share, coded = options.share, storage_order(depths)[plan.num_exact :]
+    share = options.share
     ids, local = coded[share.places(plan.num_coded, rows.device)], share.local_plan(plan, rows.device)
     copied = not _can_do_without_copy(rows, plan, options)
     lean, kept_from = None, options.nested_in if plan.num_leaning else None
@@ -154,12 +154,12 @@ def _fit(
     targets, common = normalized_rows(rows, ids, plan.row_scale_bits > 0, share, copied, divisors)
     if plan.num_leaning:
         dense = divided_rows(rows, coded[: plan.num_standing], divisors)
-        leaning = None if kept_from is None else kept_leaning(kept_from, plan, depths)
+        leaning = None if kept_from is None else kept_leaning(kept_from, plan, coded)
         lean = Lean.choose(dense, targets, plan, metric, share, leaning)
         targets = lean.subtracted(targets)
     if isinstance(targets, Tensor):
         _encode_low_rank(targets, plan, metric, stored, options)
-    kept = None if options.nested_in is None else share.take(first_bits(options.nested_in, plan, depths))
+    kept = None if options.nested_in is None else share.take(first_bits(options.nested_in, plan, coded))
     _encode_base(targets, plan, metric, stored, options, progress, kept)
     if plan.whitening_rank:
         stored |= _whitening(plan, metric, options.nested_in, rows.device)

@@ -17,7 +17,6 @@ from .references import Leaning, Resemblance
 from .rows import DividedRows
 from .share import RowShare
 from .table import CompressedTable
-from .tier_index import storage_order
 
 Rows = Callable[[Tensor], Tensor]
 """Slots (n,) of rows that stand alone -> these rows in a new tensor, (n, d) float32."""
@@ -161,13 +160,13 @@ def row_scales_of(table: CompressedTable) -> Tensor:
     return torch.where(slots >= 0, scales, 0.0)
 
 
-def kept_leaning(table: CompressedTable, plan: CodingPlan, depths: Tensor) -> Leaning:
+def kept_leaning(table: CompressedTable, plan: CodingPlan, ids: Tensor) -> Leaning:
     """What rows lean on in a larger code, in terms of a smaller one that keeps its first bits.
 
     Args:
         table: the larger code.
         plan: of the smaller one, in which the same rows stand alone, and no other row is exact that others lean on.
-        depths: (V,) depth of each row in it (see `tier_index`).
+        ids: (num_coded,) of its rows that are not exact, in the order of storage.
 
     Returns:
         That of its rows that lean, in storage order.
@@ -175,8 +174,7 @@ def kept_leaning(table: CompressedTable, plan: CodingPlan, depths: Tensor) -> Le
     larger = table.plan
     if larger.reference_tier is None:
         raise ValueError("table has no rows that lean on others.")
-    ids = storage_order(depths.cpu())[plan.num_exact :]
-    slots = table.positions[ids.to(table.positions.device)].long() - larger.num_exact  # of the larger code
+    slots = table.slots(ids)  # of the larger code
     found = leaning_of(larger, table.tensors, slots[plan.num_standing :] - larger.num_standing)
     place = torch.zeros(larger.num_standing, dtype=torch.int64, device=slots.device)
     standing = slots[: plan.num_standing]

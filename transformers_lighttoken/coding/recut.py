@@ -1,16 +1,18 @@
 """A smaller table from a coded one, whose codes stay, or the first bits of its base code. Beyond the paper."""
 
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .decode import row_scales, tier_scales
-from .packing import pack_bits, pack_values, unpack_rows, unpack_values
+from .packing import unpack_rows
 from .plan import CodingPlan
+from .resize import base_rows, tier_rows
 from .table import CompressedTable
-from .tier_index import storage_order
+from .tier import Tier
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,11 @@ class LargerCode:
     standing: Tensor | None = None
     energies: Tensor | None = None
     deepest: Tensor | None = None
+
+    @property
+    def trellis_tiers(self) -> tuple[Tier, ...]:
+        """Its first tiers with codes, as far as they are of the kind that a cut can code again."""
+        return tuple(takewhile(lambda tier: tier.kind == "trellis", (tier for _, tier in self.plan.code_tiers)))
 
     @classmethod
     def of(cls, table: CompressedTable) -> "LargerCode":
@@ -48,7 +55,7 @@ class LargerCode:
         return cls(plan, standing, energies[positions].cpu(), deepest.cpu())
 
 
-def first_bits(table: CompressedTable, plan: CodingPlan, depths: Tensor) -> Tensor:
+def first_bits(table: CompressedTable, plan: CodingPlan, ids: Tensor) -> Tensor:
     """The first bits of a table's base code, in the order in which a smaller plan stores the rows.
 
     Rows that are exact in the table have no code: their bits are zero, for a sweep to set.
@@ -56,13 +63,12 @@ def first_bits(table: CompressedTable, plan: CodingPlan, depths: Tensor) -> Tens
     Args:
         table: whose code is cut.
         plan: of the smaller table.
-        depths: (V,) depth of each row in the smaller table (see `tier_index`).
+        ids: (plan.num_coded,) of its rows that are not exact, in the order of storage.
 
     Returns:
         (plan.num_coded, m) bool on the table's device; m is the smaller of both plans' code bits.
     """
-    ids = storage_order(depths.cpu())[plan.num_exact :].to(table.positions.device)
-    slots = table.positions[ids].long() - table.plan.num_exact
+    slots = table.slots(ids)
     kept = min(plan.code_bits, table.plan.code_bits)
     codes = torch.zeros(plan.num_coded, kept, dtype=torch.bool, device=slots.device)
     coded = slots >= 0
@@ -87,7 +93,7 @@ def keeps_every_code(table: CompressedTable, plan: CodingPlan, ids: Tensor) -> b
         others["whitening_rank"] = plan.whitening_rank
     if larger.num_leaning or replace(larger, **others) != replace(plan, **others) or not ids.numel():
         return False
-    slots = table.positions[ids.to(table.positions.device)].long() - larger.num_exact
+    slots = table.slots(ids)
     pairs = list(zip(larger.tiers, plan.tiers, strict=False))
     return (
         len(pairs) == len(plan.tiers)
@@ -98,25 +104,16 @@ def keeps_every_code(table: CompressedTable, plan: CodingPlan, ids: Tensor) -> b
 
 
 def kept_codes(table: CompressedTable, plan: CodingPlan, ids: Tensor) -> dict[str, Tensor]:
-    """The stored tensors of some rows of a larger table, but for row scales, exact rows and index.
+    """The stored tensors of some rows of a larger table, but for exact rows and index, with its row scales.
 
     Args:
         table: whose tiers are cut (see `keeps_every_code`).
         plan: of these rows alone.
         ids: (n,) of the rows in the order of storage, none of which is exact in the table.
     """
-    larger, stored = table.plan, table.tensors
-    slots = table.positions[ids.to(table.positions.device)].long() - larger.num_exact
-    names = [name for name in plan.tensor_specs() if not name.startswith(("exact_rows", "tier_index", "row_scale"))]
-    kept = {name: stored[name] for name in names}
-    if plan.rank:
-        kept["low_rank_left"] = stored["low_rank_left"][:, slots].contiguous()
-    if plan.code_bits:
-        kept["codes"] = pack_bits(unpack_rows(stored["codes"], slots, plan.code_bits))
+    slots = table.slots(ids)
+    names = [name for name in plan.tensor_specs() if name not in ("exact_rows", "tier_index")]
+    kept = {name: table.tensors[name] for name in names} | base_rows(table, slots)
     for number, tier in enumerate(plan.tiers, start=1):
-        name, covered = f"tier_{number}_codes", slots[: tier.coverage]
-        kept[name] = pack_bits(unpack_rows(stored[name], covered, tier.code_bits))
-        if tier.row_scale_bits:
-            name, bits = f"tier_{number}_row_scale", tier.row_scale_bits
-            kept[name] = pack_values(unpack_values(stored[name], covered, 1, bits), bits)
+        kept |= tier_rows(table, number, slots[: tier.coverage])
     return kept

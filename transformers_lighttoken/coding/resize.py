@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .decode import leaning_of
 from .packing import pack_bits, pack_values, unpack_rows, unpack_values
-from .plan import CodingPlan, Tier
+from .plan import CodingPlan
 from .references import Leaning
 from .table import CompressedTable
 from .tier_index import decode_depths, encode_depths
@@ -81,12 +81,12 @@ def keep_first_rows(table: CompressedTable, count: int) -> CompressedTable:
     ids = exact.nonzero().squeeze(1)
     tensors["exact_rows"] = table.decode(ids).to(tensors["exact_rows"].dtype)
     tensors["tier_index"] = index.to(ids.device)
-    tensors |= _base_rows(plan, table, slots)
+    tensors |= base_rows(table, slots)
     for number, (tier, rows) in enumerate(zip(plan.tiers, covered, strict=True), start=1):
         if tier.kind == "reference":
             tensors |= _leaning_rows(table, slots)
         else:
-            tensors |= _tier_rows(tier, table, f"tier_{number}_", rows)
+            tensors |= tier_rows(table, number, rows)
     cut = replace(plan, num_embeddings=count, num_exact=num_exact, tiers=tiers, index_bytes=index.numel())
     cut.validate()
     return _rebuilt(cut, tensors)
@@ -104,7 +104,9 @@ def _rebuilt(plan: CodingPlan, tensors: dict[str, Tensor]) -> CompressedTable:
     return CompressedTable(plan, {name: tensors[name] for name in plan.tensor_specs()})
 
 
-def _base_rows(plan: CodingPlan, table: CompressedTable, slots: Tensor) -> dict[str, Tensor]:
+def base_rows(table: CompressedTable, slots: Tensor) -> dict[str, Tensor]:
+    """The packed tensors of some coded rows (n,) of a table, but for those of its tiers."""
+    plan = table.plan
     tensors = _scale_rows(table, "", slots, plan.row_scale_bits)
     if plan.rank:
         tensors["low_rank_left"] = table.tensors["low_rank_left"][:, slots].contiguous()
@@ -113,7 +115,9 @@ def _base_rows(plan: CodingPlan, table: CompressedTable, slots: Tensor) -> dict[
     return tensors
 
 
-def _tier_rows(tier: Tier, table: CompressedTable, prefix: str, slots: Tensor) -> dict[str, Tensor]:
+def tier_rows(table: CompressedTable, number: int, slots: Tensor) -> dict[str, Tensor]:
+    """Those of rows (n,) that tier `number` covers, in this tier."""
+    tier, prefix = table.plan.tiers[number - 1], f"tier_{number}_"
     codes = pack_bits(unpack_rows(table.tensors[prefix + "codes"], slots, tier.code_bits))
     return {prefix + "codes": codes, **_scale_rows(table, prefix, slots, tier.row_scale_bits)}
 
@@ -121,7 +125,7 @@ def _tier_rows(tier: Tier, table: CompressedTable, prefix: str, slots: Tensor) -
 def _leans_outside(table: CompressedTable, count: int) -> Tensor:
     """Which of the first rows lean on a row that is not among them, (count,) bool."""
     plan = table.plan
-    slots = table.positions[:count].long() - plan.num_exact
+    slots = table.slots(torch.arange(count))
     leaning = slots >= plan.num_standing
     kept = torch.zeros(plan.num_standing, dtype=torch.bool, device=slots.device)
     kept[slots[(slots >= 0) & ~leaning]] = True

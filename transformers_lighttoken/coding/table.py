@@ -58,6 +58,10 @@ class CompressedTable:
         rows = decode_positions(self.plan, self.tensors, self.positions[flat.long()].long())
         return rows.view(*ids.shape, self.plan.embedding_dim)
 
+    def slots(self, ids: Tensor) -> Tensor:
+        """Places of rows (n,) among the coded ones, int64, negative for exact rows."""
+        return self.positions[ids.to(self.positions.device)].long() - self.plan.num_exact
+
     def decode_blocks(self, block_rows: int = DECODE_BLOCK_ROWS) -> Iterator[Tensor]:
         """Decodes the whole table in order of ids, (block_rows, d) float32 at a time."""
         for block in self.positions.split(block_rows):

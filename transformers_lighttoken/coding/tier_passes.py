@@ -12,8 +12,9 @@ from .packing import pack_bits, unpack_rows
 from .plan import CodingPlan
 from .reduction import RowSource, rows_at_once
 from .refine import Objective, Refiner, RefineSchedule
+from .rows_left import RowsLeft
 from .share import RowShare
-from .tier_codes import RowsLeft, encode_tier, suitable_scales
+from .tier_codes import encode_tier, suitable_scales
 from .trellis import trellis_error
 
 Decode = Callable[[Tensor], Tensor]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import product, takewhile
+from itertools import product
 
 from torch import Tensor
 
@@ -69,9 +69,7 @@ class TierRequest:
         if self.nested_in is None:
             tried = [trellis_tiers(rows, widths, dim) for widths in _PATTERNS]
         else:
-            stored = (tier for _, tier in self.nested_in.plan.code_tiers)
-            stored = takewhile(lambda tier: tier.kind == "trellis", stored)
-            tiers = tuple(replace(tier, coverage=min(tier.coverage, rows)) for tier in stored)
+            tiers = tuple(replace(tier, coverage=min(tier.coverage, rows)) for tier in self.nested_in.trellis_tiers)
             tried = [tiers[:count] for count in range(1, len(tiers) + 1)]
         patterns = [(tiers, self.errors(tiers)) for tiers in tried]
         return [pattern for pattern in patterns if max(pattern[1]) < 1]

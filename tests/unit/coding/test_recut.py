@@ -33,7 +33,7 @@ def test_first_bits_are_those_of_the_same_rows_whatever_their_order():
     depths = torch.zeros(300, dtype=torch.long)
     depths[[90, 200]] = 1
     plan = replace(table.plan, stage_bits=(10,))
-    codes = first_bits(table, plan, depths)
+    codes = first_bits(table, plan, storage_order(depths)[2:])
     assert tuple(codes.shape) == (298, 10)
     for place, row in enumerate(storage_order(depths)[2:].tolist()):
         slot = torch.tensor([int(table.positions[row]) - 2])

@@ -23,7 +23,7 @@ from transformers_lighttoken.coding.resize import append_exact_rows, depths_of, 
 from transformers_lighttoken.coding.rows import divided_rows
 from transformers_lighttoken.coding.share import RowShare
 from transformers_lighttoken.coding.table_rows import as_rows
-from transformers_lighttoken.coding.tier_index import encode_depths
+from transformers_lighttoken.coding.tier_index import encode_depths, storage_order
 
 ROWS, STANDING, DIM = 2100, 512, 24
 QUICK = EncodeOptions(schedule=RefineSchedule(rounds=4))
@@ -190,7 +190,8 @@ def test_a_smaller_code_leans_on_the_same_rows():
     assert standing.nonzero().squeeze(1).tolist() == [*range(STANDING), ROWS - 2, ROWS - 1]
     fewer = (Tier(700, "trellis", DIM, 8), reference_tier(STANDING), Tier(20, "trellis", DIM, 8))
     smaller, smaller_depths = plan_with(fewer)
-    kept = kept_leaning(larger, smaller, smaller_depths)
+    coded = storage_order(smaller_depths)[smaller.num_exact :]
+    kept = kept_leaning(larger, smaller, coded)
     number, tier = plan.reference_tier or pytest.fail("no rows lean")
     codes = larger.tensors[f"tier_{number}_codes"]
     found = Leaning.unpack(codes, torch.arange(ROWS - 2 - STANDING), tier.code_bits, STANDING)
@@ -199,7 +200,7 @@ def test_a_smaller_code_leans_on_the_same_rows():
     assert smaller_order[kept.slots].tolist() == ids[found.slots][ids[STANDING:].argsort()].tolist()
     decoded = larger.decode_all()
     cut = encode(decoded, smaller, smaller_depths, options=replace(QUICK, nested_in=larger))
-    assert torch.equal(kept_leaning(cut, smaller, smaller_depths).slots, kept.slots)
+    assert torch.equal(kept_leaning(cut, smaller, coded).slots, kept.slots)
     assert error_of(cut, rows) < 0.9 * error_of(encode(decoded, smaller, smaller_depths, options=QUICK), rows)
 
 
