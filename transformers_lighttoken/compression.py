@@ -17,8 +17,9 @@ from .coding.journal import NO_JOURNAL, Journal
 from .coding.nested import halved_stages
 from .coding.plan import CodingPlan, DecoderDtype
 from .coding.predicted_leaning import PredictedLeaning, predict_leaning, suitable_standing
-from .coding.prediction import choose_rank, choose_whitening, eigenvalues_and_norms, spectrum_left
+from .coding.prediction import choose_whitening, eigenvalues_and_norms, spectrum_left
 from .coding.quantize import scale_error
+from .coding.rank import choose_rank
 from .coding.recut import LargerCode
 from .coding.share import ALL_ROWS, RowShare
 from .coding.table import CompressedTable
@@ -156,20 +157,21 @@ def plan_table(
     if template.row_scale_bits == 0 or config.code_bits is not None:
         return plan_equal(template, config.compression_ratio, config.code_bits, _split(config)), depths
     eigenvalues, norms = eigenvalues_and_norms(table, metric, share)
-    if config.rank is None:
-        template = replace(template, rank=choose_rank(template, config.compression_ratio, eigenvalues))
-    left = spectrum_left(eigenvalues, template.rank)
     whitening_rank, lost_bits = (0, 0.0) if metric is None else choose_whitening(metric, template.num_embeddings)
     if nested_in is not None:  # whose tiers are to be found again, after its own map
         whitening_rank, lost_bits = nested_in.plan.whitening_rank, 0.0
     template = replace(template, whitening_rank=whitening_rank)
+    exact_rows = torch.tensor(exact, dtype=torch.long)
+    request = TierRequest(
+        template, config.compression_ratio, exact_rows, eigenvalues, _split(config), lost_bits, nested_in
+    )
+    if config.rank is None:
+        template = replace(template, rank=choose_rank(request, eigenvalues))
+    left = spectrum_left(eigenvalues, template.rank)
     kept = float(left.sum() / eigenvalues.sum().clamp(min=1e-30))
     weights = None if config.tiers == "equal" or frequencies is None else frequency_weights(frequencies)
-    exact_rows = torch.tensor(exact, dtype=torch.long)
     leaning = [] if weights is None else _leaning(table, config, exact_rows, weights, metric, nested_in)
-    request = TierRequest(
-        template, config.compression_ratio, exact_rows, left, _split(config), lost_bits, nested_in, leaning
-    )
+    request = replace(request, eigenvalues=left, leaning=leaning)
     candidates: list[TierPlan] = []
     problem: BudgetError | None = None
     for bits in _ROW_SCALE_BITS:

@@ -11,9 +11,10 @@ beside what `trellis_error` plans with.
 import argparse
 
 import torch
+from torch.nn.functional import pad
 
 from tests.benchmarks.common import print_table
-from transformers_lighttoken.coding.trellis import LEVEL_UNIT, MEMORY_BITS, trellis_error, trellis_levels, viterbi
+from transformers_lighttoken.coding.trellis import LEVEL_UNIT, MEMORY_BITS, nearest_code, trellis_error, trellis_levels
 
 ROWS, DIM = 64, 1024
 COUNT = 2 << MEMORY_BITS
@@ -22,12 +23,9 @@ LARGEST = 127
 
 def chosen_windows(values, levels):
     """The windows of code bits, (n, bits) int64, whose levels were chosen."""
-    bits = viterbi(values, levels).long()
-    windows, window = torch.empty_like(bits), torch.zeros(len(values), dtype=torch.long)
-    for column in range(bits.shape[1]):
-        window = (window << 1 | bits[:, column]) & (COUNT - 1)
-        windows[:, column] = window
-    return windows
+    bits = nearest_code(values, levels).long()
+    closed = torch.cat([bits[:, -MEMORY_BITS:], bits], dim=1) if bits.shape[1] >= 32 else pad(bits, (MEMORY_BITS, 0))
+    return sum(closed[:, MEMORY_BITS - age : closed.shape[1] - age] << age for age in range(MEMORY_BITS + 1))
 
 
 def error_of(levels, dim):
@@ -48,8 +46,8 @@ def train(width, rounds, seed):
     sums, numbers = torch.zeros(COUNT, width), torch.zeros(COUNT)
     for number in range(rounds):
         values = torch.randn(ROWS, DIM, generator=generator)
-        windows = chosen_windows(values, levels)[:, MEMORY_BITS:].flatten()
-        parts = values.unflatten(1, (-1, width))[:, MEMORY_BITS:].flatten(0, 1)
+        windows = chosen_windows(values, levels).flatten()
+        parts = values.unflatten(1, (-1, width)).flatten(0, 1)
         memory = 0.5 if number < rounds // 2 else 0.95
         sums = (memory * sums).index_add_(0, windows, parts)
         numbers = (memory * numbers).index_add_(0, windows, torch.ones(windows.numel()))

@@ -163,24 +163,25 @@ def plan_full_tiers(request: TierRequest, in_part: bool = True) -> TierPlan:
     template = request.template
     if request.nested_in is not None:
         return min(_cuts_of_full_tiers(request, request.nested_in, in_part), key=lambda planned: planned.loss)
+    order = falling(torch.ones(template.num_embeddings), request.exact)
     found: list[TierPlan] = []
     for widths in _FULL_PATTERNS:
+        tiers = trellis_tiers(template.num_coded, widths, template.embedding_dim)
         try:
-            found.append(_beside_full_tiers(request, trellis_tiers(template.num_coded, widths, template.embedding_dim)))
+            found.append(_beside_full_tiers(request, tiers, order))
         except BudgetError:
             if not widths:
                 raise
     return min(found, key=lambda planned: planned.loss)
 
 
-def _beside_full_tiers(request: TierRequest, tiers: tuple[Tier, ...]) -> TierPlan:
-    """The base code that fits beside tiers of all rows.
+def _beside_full_tiers(request: TierRequest, tiers: tuple[Tier, ...], order: Tensor) -> TierPlan:
+    """The base code that fits beside tiers of all rows, whose ids are (V,) with the exact ones last.
 
     Raises:
         BudgetError: if none fits.
     """
     template = request.template
-    order = falling(torch.ones(template.num_embeddings), request.exact)
     depths = _depths(template, tiers, order, request.exact)
     rank = template.whitening_rank if tiers else 0
     plan = replace(template, tiers=tiers, index_bytes=_index_bytes(depths), whitening_rank=rank)
@@ -198,9 +199,9 @@ def _cuts_of_full_tiers(request: TierRequest, nested_in: LargerCode, in_part: bo
     base_error = predicted_error(request.eigenvalues, larger.code_bits)
     # What further bits would code anew, or all codes where a row changes between exact and coded.
     errors_kept = base_error * prod(request.errors(kept))
-    alone = _beside_full_tiers(request, ())
-    yield replace(alone, loss=alone.loss + (errors_kept if alone.plan.code_bits > larger.code_bits else 0.0))
     order, shares = _by_gain(template, nested_in, request.exact)
+    alone = _beside_full_tiers(request, (), order)
+    yield replace(alone, loss=alone.loss + (errors_kept if alone.plan.code_bits > larger.code_bits else 0.0))
     for count in range(1, len(kept) + 1):
         most = template.num_coded if whole[count - 1] else min(kept[count - 1].coverage, template.num_coded)
         tiers = tuple(replace(tier, coverage=template.num_coded) for tier in kept[:count])

@@ -1,22 +1,20 @@
 """What a plan is expected to leave of the rows, before anything is trained. Beyond the paper."""
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
-from .budget import BudgetError, gaussian_distortion, plan_equal
+from .budget import gaussian_distortion
 from .low_rank import metric_root
-from .plan import CodingPlan
 from .reduction import add_exactly, rows_at_once
 from .rows import unit_rows
 from .share import RowShare
 from .table_rows import TableRows, read_blocks
 from .whitening import bits_lost
 
-# Share of its bits that a refined binary code makes use of, measured over tables and rates by
-# tests/benchmarks/code_efficiency.py.
-_CODE_EFFICIENCY = 0.78
+# Share of its bits that a refined binary code makes use of at a rate of bits a value: the lesser of two lines. Fitted
+# to tests/benchmarks/code_efficiency.py over tables and rates.
+_EFFICIENCIES = ((0.745, 0.05), (0.867, -0.018))
+_LEAST_EFFICIENCY = 0.5
 # Share of a component's variance that int8 factors of a low-rank part leave: a uniform quantizer up to five standard
 # deviations, 5**2 / (12 * 127**2).
 _LOW_RANK_ERROR = 1.3e-4
@@ -51,7 +49,12 @@ def eigenvalues_in(metric: Tensor | None, gram: Tensor) -> Tensor:
 
 def predicted_error(eigenvalues: Tensor, code_bits: int) -> float:
     """Share of the energy that a refined code of `code_bits` bits is expected to leave."""
-    return gaussian_distortion(eigenvalues, _CODE_EFFICIENCY * code_bits)
+    return gaussian_distortion(eigenvalues, code_efficiency(code_bits / len(eigenvalues)) * code_bits)
+
+
+def code_efficiency(rate: float) -> float:
+    """Share of its bits that a refined code makes use of, at a rate in bits a value."""
+    return max(min(start + slope * rate for start, slope in _EFFICIENCIES), _LEAST_EFFICIENCY)
 
 
 def spectrum_left(eigenvalues: Tensor, rank: int) -> Tensor:
@@ -64,30 +67,6 @@ def spectrum_left(eigenvalues: Tensor, rank: int) -> Tensor:
     left = eigenvalues.sort(descending=True).values
     left[:rank] *= _LOW_RANK_ERROR
     return left
-
-
-def choose_rank(template: CodingPlan, ratio: float, eigenvalues: Tensor) -> int:
-    """The rank of the least predicted error at the byte budget, with equal coverage: 0 or a power of two.
-
-    A low-rank part spends a byte a row on each component, a code what reverse water-filling gives it; so it pays only
-    where a few components outweigh all others by far.
-
-    Args:
-        template: everything but the rank and the code bits.
-        ratio: least compression ratio.
-        eigenvalues: (d,) of the second moment of the rows to code, in the metric of the error.
-    """
-    best, least = 0, float("inf")
-    for rank in (0, *(2**power for power in range(template.embedding_dim.bit_length() - 1))):
-        try:
-            plan = plan_equal(replace(template, rank=rank), ratio)
-        except BudgetError:
-            break
-        left = spectrum_left(eigenvalues, rank)
-        error = float(left.sum()) * predicted_error(left, plan.code_bits)
-        if error < least:
-            best, least = rank, error
-    return best
 
 
 def choose_whitening(metric: Tensor, num_embeddings: int) -> tuple[int, float]:

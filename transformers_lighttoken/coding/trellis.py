@@ -4,17 +4,20 @@ Beyond the paper. The level of a value depends on its own bit and on the eight b
 bit-shift trellis, as in QTIP, Tseng et al. 2024), so that a row chooses among far more sequences of levels than
 independent values would: with a bit for each value it leaves 0.28 of a Gaussian's variance, where one-bit Lloyd-Max
 quantization leaves 0.363 and no code less than 0.25; with a bit for each pair 0.53, where no code leaves less than 0.5.
-A row starts after a byte of zeros. Since the memory is one byte, two bytes of code tell all values of the second, and
-a row decodes by one look-up for each of its bytes.
+A row's code bites its tail: its last eight bits come before its first, so that the first values have as many levels as
+any (Ma and Wolf 1986); after a fixed byte their errors are larger, and grow from tier to tier. Codes of few bits start
+after zeros all the same, since their ends would bind each other too much. Since the memory is one byte, two bytes of
+code tell all values of the second, and a row decodes by one look-up for each of its bytes.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .packing import unpack_row_bytes
+from .packing import numbers_of, unpack_row_bytes
 from .trellis_levels import HALF_OF_LEVELS
 
 MEMORY_BITS = 8
@@ -23,9 +26,15 @@ _MEMORIES = 1 << MEMORY_BITS
 _NUM_LEVELS = 2 * _MEMORIES
 _CPU_ROWS_AT_ONCE = 64
 _CUDA_ROWS_AT_ONCE = 2048
-# Error in long rows, and the further error of the first values, by the values that share a bit. Part of the stored
-# format, since tiers may take their scales from it.
-_ERRORS = {1: (0.2785, 1.5), 2: (0.5315, 2.2)}
+# Bits on each side of the first one that decide what comes before it.
+_STEPS_AROUND_START = 64
+# Bits of the shortest code that bites its tail. Part of the stored format.
+_FEWEST_CLOSED_BITS = 32
+# Error in long rows by the values that share a bit, and what it grows by over the squared number of bits; of codes that
+# start after zeros, what it grows by over the number of values. Part of the stored format, since tiers may take their
+# scales from it.
+_ERRORS, _CLOSED_ERROR = {1: 0.278, 2: 0.532}, 28.0
+_OPEN_ERRORS = {1: 1.5, 2: 2.2}
 
 
 def trellis_bits(dim: int, width: int) -> int:
@@ -36,10 +45,12 @@ def trellis_bits(dim: int, width: int) -> int:
 def trellis_error(dim: int, width: int) -> float:
     """Share of a Gaussian's variance that the code leaves in rows of `dim` values, `width` of which share a bit.
 
-    Fitted to tests/benchmarks/trellis_levels.py: the first values of a row have fewer levels to choose from.
+    Fitted to tests/benchmarks/trellis_levels.py: in short rows the ends bind each other, or the first values have fewer
+    levels to choose from.
     """
-    steady, start = _ERRORS[width]
-    return min(1.0, steady + start / dim)
+    bits = trellis_bits(dim, width)
+    growth = _OPEN_ERRORS[width] / dim if bits < _FEWEST_CLOSED_BITS else _CLOSED_ERROR / bits**2
+    return min(1.0, _ERRORS[width] + growth)
 
 
 def encode_trellis(values: Tensor, width: int) -> Tensor:
@@ -54,11 +65,11 @@ def encode_trellis(values: Tensor, width: int) -> Tensor:
     """
     levels = trellis_levels(width, values.device)
     at_once = _CPU_ROWS_AT_ONCE if values.device.type == "cpu" else _CUDA_ROWS_AT_ONCE
-    return torch.cat([viterbi(rows, levels) for rows in values.split(at_once)])
+    return torch.cat([nearest_code(rows, levels) for rows in values.split(at_once)])
 
 
-def viterbi(values: Tensor, levels: Tensor) -> Tensor:
-    """The bits whose levels are nearest to some rows.
+def nearest_code(values: Tensor, levels: Tensor) -> Tensor:
+    """The bits whose levels are nearest to some rows, or about so: what a row starts with is found from its two ends.
 
     Args:
         values: (n, d) float32.
@@ -67,27 +78,77 @@ def viterbi(values: Tensor, levels: Tensor) -> Tensor:
     Returns:
         (n, ceil(d / w)) bool.
     """
-    rows, width = len(values), levels.shape[1]
+    width = levels.shape[1]
     padded = functional.pad(values, (0, -values.shape[1] % width))
     steps = padded.t().contiguous().unflatten(0, (-1, width))  # (t, w, n)
-    by_bit = levels.view(_MEMORIES, 2, width, 1)
-    squares = by_bit.square().sum(dim=2)
-    cost = values.new_full((_MEMORIES, 2, rows), torch.inf)
-    cost[0] = squares[0] - 2 * (by_bit[0] * steps[0]).sum(dim=1)
-    oldest = torch.empty(len(steps), _MEMORIES, rows, dtype=torch.bool, device=values.device)  # bits that left memory
-    for number in range(1, len(steps)):
-        zero, one = cost.view(2, _MEMORIES, rows)
-        torch.lt(one, zero, out=oldest[number])
-        cost = torch.minimum(zero, one).unsqueeze(1) + squares
-        for place in range(width):
-            cost.addcmul_(by_bit[:, :, place], steps[number, place], value=-2)
-    window = cost.view(_NUM_LEVELS, rows).argmin(dim=0)  # (n,) the last memory and bit
-    bits = torch.empty(len(steps), rows, dtype=torch.bool, device=values.device)
-    for number in range(len(steps) - 1, -1, -1):
-        bits[number] = window & 1
-        memory = window >> 1
-        window = oldest[number].gather(0, memory.unsqueeze(0)).squeeze(0).long() << MEMORY_BITS | memory
-    return bits.t().contiguous()
+    if len(steps) < _FEWEST_CLOSED_BITS:
+        search = _Search.over(steps, levels, torch.zeros(len(values), dtype=torch.int64, device=values.device))
+        return search.trace(search.best()).t().contiguous()
+    around = torch.arange(-_STEPS_AROUND_START, _STEPS_AROUND_START, device=values.device) % len(steps)
+    ends = _Search.over(steps[around], levels)
+    before = slice(_STEPS_AROUND_START - MEMORY_BITS, _STEPS_AROUND_START)
+    start = numbers_of(ends.trace(ends.best())[before].t())  # (n,) memory of the first bit
+    search = _Search.over(steps, levels, start)
+    return search.trace(search.best_after(start)).t().contiguous()
+
+
+@dataclass(frozen=True)
+class _Search:
+    """The Viterbi algorithm, once it has seen all values of some rows.
+
+    Attributes:
+        cost: (256, 2, n) least error of all codes that end with a memory and a bit, less what no code changes.
+        oldest: (ceil(t / 8), 256, n) uint8, the bit that left the memory to make each memory; eight steps in a byte.
+        num_steps: t.
+    """
+
+    cost: Tensor
+    oldest: Tensor
+    num_steps: int
+
+    @classmethod
+    def over(cls, steps: Tensor, levels: Tensor, start: Tensor | None = None) -> "_Search":
+        """Goes over the values of rows.
+
+        Args:
+            steps: (t, w, n) values that share a bit.
+            levels: (512, w).
+            start: (n,) memory of the first bit; any when None.
+        """
+        count, width, rows = steps.shape
+        by_bit = levels.view(_MEMORIES, 2, width, 1)
+        squares = by_bit.square().sum(dim=2)
+        cost = squares - 2 * (by_bit * steps[0]).sum(dim=2)
+        if start is not None:
+            allowed = start.view(1, 1, -1).expand(1, 2, -1)
+            cost = torch.full_like(cost, torch.inf).scatter_(0, allowed, cost.gather(0, allowed))
+        oldest = torch.zeros(-(-count // 8), _MEMORIES, rows, dtype=torch.uint8, device=steps.device)
+        for number in range(1, count):
+            zero, one = cost.view(2, _MEMORIES, rows)
+            oldest[number >> 3] |= (one < zero).to(torch.uint8) << (number & 7)
+            cost = torch.minimum(zero, one).unsqueeze(1) + squares
+            for place in range(width):
+                cost.addcmul_(by_bit[:, :, place], steps[number, place], value=-2)
+        return cls(cost, oldest, count)
+
+    def best(self) -> Tensor:
+        """The last memory and bit of the nearest code, (n,) int64."""
+        return self.cost.flatten(0, 1).argmin(dim=0)
+
+    def best_after(self, start: Tensor) -> Tensor:
+        """The same among codes that end with what each row (n,) started with."""
+        zero, one = self.cost.view(2, _MEMORIES, -1).gather(1, start.view(1, 1, -1).expand(2, 1, -1)).squeeze(1)
+        return (one < zero).long() << MEMORY_BITS | start
+
+    def trace(self, window: Tensor) -> Tensor:
+        """The bits (t, n) that led to a last memory and bit (n,)."""
+        bits = torch.empty(self.num_steps, len(window), dtype=torch.bool, device=window.device)
+        for number in range(self.num_steps - 1, -1, -1):
+            bits[number] = window & 1
+            memory = window >> 1
+            left = self.oldest[number >> 3].gather(0, memory.unsqueeze(0)).squeeze(0) >> (number & 7) & 1
+            window = left.long() << MEMORY_BITS | memory
+        return bits
 
 
 def decode_trellis(codes: Tensor, slots: Tensor, dim: int, width: int) -> Tensor:
@@ -102,13 +163,23 @@ def decode_trellis(codes: Tensor, slots: Tensor, dim: int, width: int) -> Tensor
     Returns:
         (n, d) float32.
     """
-    row_bytes = unpack_row_bytes(codes, slots, trellis_bits(dim, width)).int()  # (n, bytes)
-    windows = functional.pad(row_bytes, (1, 0))[:, :-1] << 8 | row_bytes
+    bits = trellis_bits(dim, width)
+    row_bytes = unpack_row_bytes(codes, slots, bits).int()  # (n, bytes)
+    windows = torch.cat([_last_byte(row_bytes, bits), row_bytes[:, :-1]], dim=1) << 8 | row_bytes
     if torch.compiler.is_compiling():  # few constants in the graph
         shifts = torch.arange(7, -1, -1, device=codes.device)
         places = windows.unsqueeze(2) >> shifts & (_NUM_LEVELS - 1)  # (n, bytes, 8)
         return _all_levels(width, codes.device)[places].flatten(1)[:, :dim]
     return functional.embedding(windows, _levels_of_windows(width, codes.device)).flatten(1)[:, :dim]
+
+
+def _last_byte(row_bytes: Tensor, bits: int) -> Tensor:
+    """What comes before a code of some bits in whole bytes, (n, 1): its last eight, or zeros."""
+    if bits < _FEWEST_CLOSED_BITS:
+        return torch.zeros_like(row_bytes[:, :1])
+    unused = -bits % 8
+    last = row_bytes[:, -1:]
+    return (row_bytes[:, -2:-1] << 8 | last) >> unused & 0xFF if unused else last
 
 
 @lru_cache(maxsize=64)

@@ -23,11 +23,15 @@ CPU = torch.device("cpu")
 WIDTHS = pytest.mark.parametrize("width", [1, 2])
 
 
+def all_levels(width):
+    half = np.array(HALF_OF_LEVELS[width]).reshape(256, width) / 32
+    return np.concatenate([half, -half[::-1]])
+
+
 def slow_levels(bits, width):
     """The levels of one row of bits, by the definition."""
-    half = np.array(HALF_OF_LEVELS[width]).reshape(256, width) / 32
-    levels = np.concatenate([half, -half[::-1]])
-    memory, values = 0, []
+    levels, values = all_levels(width), []
+    memory = int("".join(str(int(bit)) for bit in bits[-8:]), 2) if len(bits) >= 32 else 0
     for bit in bits:
         window = 2 * memory + int(bit)
         values.extend(levels[window])
@@ -59,6 +63,42 @@ def test_no_other_code_is_nearer(dim, width):
     assert (found.numpy() >= least - 1e-5).all()
 
 
+def least_closed_error(row, width):
+    """Of all codes that start with what they end with: the Viterbi algorithm from each of the 256 memories."""
+    levels = all_levels(width)
+    starts, windows = np.arange(256), np.arange(512)
+    cost = np.full((256, 256), np.inf)  # of each start, up to each memory
+    cost[starts, starts] = 0
+    for values in row.reshape(-1, width):
+        steps = cost[:, windows >> 1] + ((values - levels[windows]) ** 2).sum(axis=1)  # (start, window)
+        cost = np.minimum(steps[:, :256], steps[:, 256:])
+    return cost[starts, starts].min()
+
+
+@WIDTHS
+@pytest.mark.parametrize(("bits", "more"), [(32, 0.15), (64, 0.04), (200, 0.01)])
+def test_longer_codes_are_about_the_nearest_that_bite_their_tail(bits, more, width):
+    values = torch.randn(30, bits * width, generator=torch.Generator().manual_seed(bits))
+    least = np.array([least_closed_error(row, width) for row in values.double().numpy()])
+    packed = pack_bits(encode_trellis(values, width))
+    found = (values - decode_trellis(packed, torch.arange(30), bits * width, width)).square().sum(dim=1).numpy()
+    assert (found >= least * (1 - 1e-5)).all()
+    assert least.sum() <= found.sum() <= (1 + more) * least.sum()
+
+
+@WIDTHS
+def test_what_a_tier_leaves_is_coded_as_well_as_what_it_coded(width):
+    """After a fixed start the first values would keep larger errors, and lose more in each further tier."""
+    rows = torch.randn(600, 384, generator=torch.Generator().manual_seed(2))
+    for _ in range(3):
+        scale = rows.square().mean().sqrt()
+        packed = pack_bits(encode_trellis(rows / scale, width))
+        left = rows - decode_trellis(packed, torch.arange(len(rows)), 384, width) * scale
+        assert float(left.square().sum() / rows.square().sum()) == pytest.approx(trellis_error(384, width), rel=0.03)
+        rows = left
+    assert float(rows[:, :8].square().mean() / rows.square().mean()) == pytest.approx(1, abs=0.1)
+
+
 @WIDTHS
 @pytest.mark.parametrize("dim", [32, 128, 768])
 def test_the_error_of_a_gaussian_is_what_is_planned_with(dim, width):
@@ -71,8 +111,9 @@ def test_the_error_of_a_gaussian_is_what_is_planned_with(dim, width):
 
 def test_a_bit_a_value_beats_independent_levels():
     assert trellis_error(384, 1) < 0.79 * 0.3634  # Max 1960
-    stored = trellis_error(100, 1), trellis_error(100, 2)  # tiers take their scales from these: stored tables do too
-    assert stored == pytest.approx((0.2785 + 0.015, 0.5315 + 0.022), rel=1e-12)
+    # Tiers take their scales from these: stored tables do too.
+    assert (trellis_error(100, 1), trellis_error(100, 2)) == pytest.approx((0.2808, 0.5432), rel=1e-12)
+    assert (trellis_error(20, 1), trellis_error(40, 2)) == pytest.approx((0.353, 0.587), rel=1e-12)
 
 
 @WIDTHS
