@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
+from transformers_lighttoken.modeling import sensitivity
 from transformers_lighttoken.modeling.sensitivity import blend, input_metric, output_statistics
 
 DIM, VOCAB = 16, 60
@@ -49,6 +50,29 @@ def test_projections_converge_to_the_mean_of_the_jacobians():
     expected = expected * (DIM / expected.trace())
     found = input_metric(model, [embedding], [sample], projections=3000)
     assert float((found - expected).norm() / expected.norm()) < 0.1
+
+
+def test_long_gradients_count_as_their_root_mean_square(monkeypatch):
+    def project(output, mask, _generator):
+        return (output.last_hidden_state[..., 0].square() * mask).sum()
+
+    monkeypatch.setattr(sensitivity, "_project", project)
+    model, samples = bert(), [batch(seed=1), batch(rows=2, seed=2)]
+    embedding, gradients = model.get_input_embeddings(), []
+    for sample in samples:
+        mask = sample["attention_mask"]
+        rows = embedding(sample["input_ids"]).detach().requires_grad_(True)
+        output = model(inputs_embeds=rows, attention_mask=mask)
+        (gradient,) = torch.autograd.grad(project(output, mask, None), rows)
+        gradients.append(gradient[mask.bool()].double().numpy())
+    gradients = np.concatenate(gradients)  # (n, d)
+    lengths = np.linalg.norm(gradients, axis=1)
+    limit = np.sqrt(np.mean(lengths**2))
+    assert limit < lengths.max() < 4 * limit
+    shortened = np.array([row * min(1, limit / length) for row, length in zip(gradients, lengths, strict=True)])
+    expected = shortened.T @ shortened
+    found = input_metric(model, [embedding], samples, projections=1)
+    np.testing.assert_allclose(found.numpy(), expected * DIM / np.trace(expected), rtol=1e-3, atol=1e-4)
 
 
 def test_the_fisher_information_of_a_language_model():
