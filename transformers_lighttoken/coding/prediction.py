@@ -30,13 +30,14 @@ def eigenvalues_and_norms(table: TableRows, metric: Tensor | None, share: RowSha
     """
     rows, dim = table.shape
     gram = torch.zeros(dim, dim, dtype=torch.float64, device=table.device)
-    norms = [torch.empty(0, 1, device=table.device)]
-    for _, block in read_blocks(table, share.places(rows, table.device), rows_at_once(table.device)):
+    places = share.places(rows, table.device)
+    norms = torch.ones(len(places), device=table.device)
+    for place, block in read_blocks(table, places, rows_at_once(table.device)):
         units, lengths = unit_rows(block)
-        norms.append(torch.where(lengths > 0, lengths, 1.0))
+        norms[place] = torch.where(lengths > 0, lengths, 1.0).squeeze(1)
         add_exactly(gram, units.t() @ units)
     eigenvalues = eigenvalues_in(metric, share.reduce(gram))
-    return eigenvalues, share.merge(torch.cat(norms)).squeeze(1)
+    return eigenvalues, share.merge(norms)
 
 
 def eigenvalues_in(metric: Tensor | None, gram: Tensor) -> Tensor:

@@ -5,10 +5,11 @@ coded each of them runs on one thread, and the threads work on different blocks 
 """
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
-from typing import ParamSpec, TypeVar
+from threading import Lock
+from typing import Generic, ParamSpec, TypeVar
 
 import torch
 
@@ -40,16 +41,57 @@ def one_thread_each(function: Callable[P, T]) -> Callable[P, T]:
 def for_each(blocks: Iterable[B], work: Callable[[B], None], device: torch.device) -> None:
     """Works on blocks that do not depend on each other, several at a time on a CPU of several threads.
 
+    The calling thread is one of these, since allocators keep what each thread has freed. Once a block fails no further
+    one is begun.
+
     Args:
         blocks: of rows.
         work: on one block; what it writes no other block may read or write.
         device: of the rows; on another than a CPU one block follows the other.
     """
-    workers = _workers.get()
-    if workers == 1 or device.type != "cpu":
-        for block in blocks:
-            work(block)
+    helpers = _workers.get() - 1 if device.type == "cpu" else 0
+    left = _Shared(blocks)
+
+    def work_on_some() -> None:
+        try:
+            for block in left:
+                work(block)
+        finally:
+            left.close()
+
+    if not helpers:
+        work_on_some()
         return
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for _ in pool.map(work, blocks):
-            pass
+    inference, gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+
+    def help_out() -> None:
+        torch.set_num_threads(1)
+        with torch.inference_mode(inference), torch.set_grad_enabled(gradients):
+            work_on_some()
+
+    with ThreadPoolExecutor(helpers) as pool:
+        helping = [pool.submit(help_out) for _ in range(helpers)]
+        work_on_some()
+        for helper in helping:
+            helper.result()
+
+
+class _Shared(Generic[B]):
+    """What several threads take from, each block once."""
+
+    def __init__(self, blocks: Iterable[B]) -> None:
+        self._left = iter(blocks)
+        self._lock = Lock()
+
+    def __iter__(self) -> Iterator[B]:
+        while True:
+            with self._lock:
+                block = next(self._left, None)
+            if block is None:
+                return
+            yield block
+
+    def close(self) -> None:
+        """Leaves nothing."""
+        with self._lock:
+            self._left = iter(())

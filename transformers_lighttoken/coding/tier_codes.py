@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .decode import StoredTensors, tier_scales
 from .nested import encode_nested
-from .packing import join_rows, pack_bits, pack_values
+from .packing import join_rows, pack_bits, pack_values, packed_bytes
 from .plan import CodingPlan
 from .quantize import quantize_scales, scale_codes
 from .reduction import RowSource, row_blocks, row_places, rows_at_once
@@ -61,21 +61,20 @@ def encode_tier(
         stored |= {prefix + "codes": pack_bits(codes), prefix + "decoder": decoder, prefix + "decoder_scale": scale}
         return
     coordinates = _Coordinates.of(plan, number, metric, stored)
-    places = list(row_places(len(rows), rows.device, rows_at_once(rows.device)))
     if tier.row_scale_bits:
         scales = suitable_scales(rows, plan, number, metric, stored)
         _store_scales(scales, tier.row_scale_bits, prefix, stored, share, first, later_scales)
-    codes = [torch.empty(0)] * len(places)
+    codes = torch.empty(packed_bytes(len(rows), tier.code_bits), dtype=torch.uint8, device=rows.device)
     slots = torch.arange(first or 0, (first or 0) + len(rows), device=rows.device)
 
-    def encode_block(numbered: tuple[int, slice]) -> None:
-        block, place = numbered
+    def encode_block(place: slice) -> None:
         scale = tier_scales(plan, number, stored, slots[place])  # (n, 1)
-        found = coordinates.encode(coordinates.values(rows[place]), scale)
-        codes[block] = pack_values(found, coordinates.bits)
+        packed = pack_values(coordinates.encode(coordinates.values(rows[place]), scale), coordinates.bits)
+        start = place.start * tier.code_bits // 8  # rows of a block before are whole bytes
+        codes[start : start + len(packed)] = packed
 
-    for_each(enumerate(places), encode_block, rows.device)
-    _store_rows(torch.cat(codes), tier.code_bits, len(rows), prefix + "codes", stored, first)
+    for_each(row_places(len(rows), rows.device, rows_at_once(rows.device)), encode_block, rows.device)
+    _store_rows(codes, tier.code_bits, len(rows), prefix + "codes", stored, first)
 
 
 def suitable_scales(

@@ -10,7 +10,7 @@ from .decode import decode_own, num_below, stored_matrix
 from .leaning_rows import Lean
 from .packing import pack_bits, unpack_rows
 from .plan import CodingPlan
-from .reduction import RowSource, rows_at_once
+from .reduction import RowSource, row_places, rows_at_once
 from .refine import Objective, Refiner, RefineSchedule
 from .rows_left import RowsLeft
 from .share import RowShare
@@ -134,7 +134,10 @@ class TierPasses:
         plan = replace(self.plan, num_embeddings=count, num_exact=0, index_bytes=0, tiers=tiers)
         stored = self.share.merge_stored(stored, plan)
         slots = torch.arange(count, device=device)
-        return torch.cat([decode_own(plan, stored, block) for block in slots.split(rows_at_once(device))])
+        rows = torch.empty(count, self.plan.embedding_dim, device=device)
+        for place in row_places(count, device, rows_at_once(device)):
+            rows[place] = decode_own(plan, stored, slots[place])
+        return rows
 
     def _sweep_base_code(self, targets: RowSource, first: int) -> None:
         """Fits the base code of the rows that lean to what the others decode to."""
