@@ -1,12 +1,16 @@
 """What format version 1 wrote, every later release reads, to the same values."""
 
+import json
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM
 
 import transformers_lighttoken  # noqa: F401 - registers with transformers
+from transformers_lighttoken.coding.plan import CodingPlan
+from transformers_lighttoken.coding.table import CompressedTable
 from transformers_lighttoken.modeling.sites import owners
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -30,6 +34,20 @@ def test_the_golden_plan_uses_every_part_of_the_format():
     plan = embedding.plan
     assert (plan.rank, plan.stage_bits, plan.row_scale_bits, plan.num_exact) == (2, (7, 6), 4, 2)
     assert [tier.kind for tier in plan.tiers] == ["learnt", "rotated"]
+
+
+def test_a_table_of_version_1_with_trellis_tiers_decodes_to_the_frozen_rows():
+    with safe_open(GOLDEN / "v1_table.safetensors", "pt") as file:
+        plan = CodingPlan.from_dict(json.loads(file.metadata()["plan"]))
+        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert plan.centered
+    assert plan.whitening_rank == 4
+    kinds = [(tier.kind, tier.code_bits, tier.row_scale_bits) for tier in plan.tiers]
+    assert kinds == [("trellis", 40, 4), ("reference", 14, 0), ("trellis", 40, 0), ("trellis", 20, 0)]
+    ids, rows = stored.pop("expected_ids"), stored.pop("expected_rows")
+    table = CompressedTable(plan, stored)
+    assert set((table.slots(ids) < plan.num_standing).tolist()) == {False, True}
+    torch.testing.assert_close(table.decode(ids), rows, atol=1e-6, rtol=1e-5)
 
 
 def test_version_1_gives_the_frozen_logits():
