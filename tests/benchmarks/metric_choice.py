@@ -67,10 +67,10 @@ the gradients makes up a sixth of it; clipped to their root mean square it diffe
 refinement, 8, 12 and 16, before these changes: 0.231, 0.230 and 0.226.
 
 Gradients that are shortened where they are long, SmolLM2, input table alone, 25x, divergence on two passages of
-wikitext-2 and on SQuAD's validation contexts, 12288 tokens each: as they are 0.049, 0.046 and 0.092; to their root mean
-square 0.042, 0.041 and 0.085; to a third of it 0.050, 0.046 and 0.098. Other seeds of the code, to the root mean square:
-0.046, 0.046 and 0.088; 0.049, 0.044 and 0.095: less than a tenth says nothing. With a share of 0.9 in the place of 0.8:
-0.045, 0.044 and 0.081. Tied: 0.113, 0.109 and 0.173 as they are, 0.114, 0.113 and 0.181 shortened.
+wikitext-2 and on SQuAD's validation contexts, 12288 tokens each: as they are 0.049, 0.046 and 0.092; to their root
+mean square 0.042, 0.041 and 0.085; to a third of it 0.050, 0.046 and 0.098. Other seeds of the code, to the root mean
+square: 0.046, 0.046 and 0.088; 0.049, 0.044 and 0.095: less than a tenth says nothing. With a share of 0.9 in the place
+of 0.8: 0.045, 0.044 and 0.081. Tied: 0.113, 0.109 and 0.173 as they are, 0.114, 0.113 and 0.181 shortened.
 
 Trellis codes that bite their tails, in the place of those that start after zeros, on the same texts and for the same
 seeds: the input table alone 0.046, 0.041 and 0.091 for 0.046, 0.046 and 0.088; 0.047, 0.044 and 0.094 for 0.049, 0.044

@@ -122,13 +122,13 @@ def _tier_plans(
         if leaning is not None:
             available -= leaning.stored_bytes(template.num_coded)
             weights[leaning.num_standing :] *= leaning.gain(base_bits, template.rank)
-        cumulative = np.concatenate([[0.0], np.cumsum(weights)])
+        negative, cumulative = -weights, np.concatenate([[0.0], np.cumsum(weights)])
         spared = float(ordered.sum() - weights.sum())
         error = predicted_error(request.eigenvalues, base_bits)
         if leaning is not None and available >= 0:
             found.append((error * (1 - spared), replace(base, tiers=(leaning.tier,), whitening_rank=0)))
         for pattern, errors in patterns:
-            tiers, gain = _cover(pattern, errors, weights, cumulative, available)
+            tiers, gain = _cover(pattern, errors, negative, cumulative, available)
             if tiers:
                 if leaning is not None:
                     tiers = tuple(sorted((*tiers, leaning.tier), key=lambda tier: -tier.coverage))
@@ -240,20 +240,28 @@ def falling(weights: Tensor, exact: Tensor, standing: Tensor | None = None) -> T
 def _cover(
     pattern: Sequence[Tier],
     errors: Sequence[float],
-    ordered: np.ndarray,
+    negative: np.ndarray,
     cumulative: np.ndarray,
     available: float,
 ) -> tuple[tuple[Tier, ...], float]:
-    """Tiers of a pattern, with coverages that fill the bytes, and the share of the loss that they take away."""
+    """Tiers of a pattern, with coverages that fill the bytes, and the share of the loss that they take away.
+
+    Args:
+        pattern: tiers that cover as many rows as they may.
+        errors: of each, what it leaves.
+        negative: (num_coded,) weights of the rows, negated, rising.
+        cumulative: (num_coded + 1,) sums of the weights before each row.
+        available: bytes to fill.
+    """
     left = np.cumprod([1.0, *errors])
     drops = left[:-1] - left[1:]
     costs = np.array([(tier.code_bits + tier.row_scale_bits) / 8 for tier in pattern])
     most_rows = np.array([tier.coverage for tier in pattern])
-    low, high = 0.0, float(ordered[0] * (drops / costs).max())
+    low, high = 0.0, float(-negative[0] * (drops / costs).max())
     coverage = np.zeros(len(pattern), dtype=np.int64)
     for _ in range(_BISECTIONS):
         price = (low + high) / 2
-        tried = np.searchsorted(-ordered, -price * costs / drops, side="right")
+        tried = np.searchsorted(negative, -price * costs / drops, side="right")
         tried = np.minimum.accumulate(np.minimum(tried, most_rows))
         if float(tried @ costs) <= available:
             coverage, high = tried, price
