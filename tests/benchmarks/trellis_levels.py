@@ -25,7 +25,10 @@ def chosen_windows(values, levels):
     """The windows of code bits, (n, bits) int64, whose levels were chosen."""
     bits = nearest_code(values, levels).long()
     closed = torch.cat([bits[:, -MEMORY_BITS:], bits], dim=1) if bits.shape[1] >= 32 else pad(bits, (MEMORY_BITS, 0))
-    return sum(closed[:, MEMORY_BITS - age : closed.shape[1] - age] << age for age in range(MEMORY_BITS + 1))
+    windows = torch.zeros_like(bits)
+    for age in range(MEMORY_BITS + 1):
+        windows |= closed[:, MEMORY_BITS - age : closed.shape[1] - age] << age
+    return windows
 
 
 def error_of(levels, dim):
