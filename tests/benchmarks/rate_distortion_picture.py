@@ -14,7 +14,7 @@ from transformers_lighttoken.hub.pictures import FAINT, INK, PANEL
 _WIDTH, _PANEL_HEIGHT, _LEGEND_HEIGHT = 5.4, 2.9, 2.3  # inches
 _DPI = 200
 _TYPE = 13  # points
-_LEAST_ERROR = 0.0005
+_LEAST_ERROR = 0.0002
 _ERROR_TICKS = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0]
 
 _OURS = {"color": "#1d4ed8", "linewidth": 3.0, "markersize": 7, "zorder": 5}
