@@ -45,11 +45,10 @@ def test_the_wheel_holds_package_types_and_cards(built: Path) -> None:
 def test_the_sdist_holds_the_sources_and_builds_the_same_wheel(built: Path, tmp_path: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
-        archive.extractall(tmp_path, filter="data")
-    (source,) = tmp_path.iterdir()
-    assert all((source / name).exists() for name in ("LICENSE", "README.md", "CHANGELOG.md", "tests", "hub_cards"))
+        names = {name.split("/")[1] for name in archive.getnames() if "/" in name}
+    assert {"LICENSE", "README.md", "CHANGELOG.md", "tests", "hub_cards"} <= names
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
-    run(*pip, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", tmp_path / "again", source)
+    run(*pip, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", tmp_path / "again", sdist)
     (first,), (again,) = built.glob("*.whl"), (tmp_path / "again").glob("*.whl")
     assert sorted(zipfile.ZipFile(again).namelist()) == sorted(zipfile.ZipFile(first).namelist())
 
