@@ -162,9 +162,8 @@ def plan_table(
         whitening_rank, lost_bits = nested_in.plan.whitening_rank, 0.0
     template = replace(template, whitening_rank=whitening_rank)
     exact_rows = torch.tensor(exact, dtype=torch.long)
-    request = TierRequest(
-        template, config.compression_ratio, exact_rows, eigenvalues, _split(config), lost_bits, nested_in
-    )
+    ratio = config.compression_ratio
+    request = TierRequest(template, ratio, exact_rows, eigenvalues, _split(config), lost_bits, nested_in)
     if config.rank is None:
         template = replace(template, rank=choose_rank(request, eigenvalues))
     left = spectrum_left(eigenvalues, template.rank)

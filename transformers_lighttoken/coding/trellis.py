@@ -54,7 +54,7 @@ def trellis_error(dim: int, width: int) -> float:
 
 
 def encode_trellis(values: Tensor, width: int) -> Tensor:
-    """The code of the least squared error, by the Viterbi algorithm.
+    """The code of about the least squared error, by the Viterbi algorithm: exact where codes start after zeros.
 
     Args:
         values: (n, d) float32, about of unit variance.

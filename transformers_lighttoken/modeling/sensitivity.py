@@ -3,8 +3,8 @@
 The input metric is the mean of J^T J, J the Jacobian of the model's output with respect to a token's embedding, by
 random projections through autograd. For a language model it is the Fisher information E[g g^T], g the gradient of the
 log-probability of a token drawn from the model's own prediction. A few gradients are many times longer than the others,
-and say what an error far smaller than any code's would cost: those longer than the root mean square count as if they
-had that length. The head's metric is the second moment of the hidden states that reach the head. Both are means over
+so that the metric of one text is unlike that of another: those longer than the root mean square count as if they had
+that length. The head's metric is the second moment of the hidden states that reach the head. Both are means over
 tokens, scaled to trace d, so that they blend with the identity.
 """
 
