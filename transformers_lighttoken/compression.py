@@ -165,7 +165,7 @@ def plan_table(
     ratio = config.compression_ratio
     request = TierRequest(template, ratio, exact_rows, eigenvalues, _split(config), lost_bits, nested_in)
     if config.rank is None:
-        template = replace(template, rank=choose_rank(request, eigenvalues))
+        template = replace(template, rank=choose_rank(request))
     left = spectrum_left(eigenvalues, template.rank)
     kept = float(left.sum() / eigenvalues.sum().clamp(min=1e-30))
     weights = None if config.tiers == "equal" or frequencies is None else frequency_weights(frequencies)

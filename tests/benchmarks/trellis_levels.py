@@ -14,7 +14,14 @@ import torch
 from torch.nn.functional import pad
 
 from tests.benchmarks.common import print_table
-from transformers_lighttoken.coding.trellis import LEVEL_UNIT, MEMORY_BITS, nearest_code, trellis_error, trellis_levels
+from transformers_lighttoken.coding.trellis import (
+    FEWEST_CLOSED_BITS,
+    LEVEL_UNIT,
+    MEMORY_BITS,
+    nearest_code,
+    trellis_error,
+    trellis_levels,
+)
 
 ROWS, DIM = 64, 1024
 COUNT = 2 << MEMORY_BITS
@@ -24,10 +31,12 @@ LARGEST = 127
 def chosen_windows(values, levels):
     """The windows of code bits, (n, bits) int64, whose levels were chosen."""
     bits = nearest_code(values, levels).long()
-    closed = torch.cat([bits[:, -MEMORY_BITS:], bits], dim=1) if bits.shape[1] >= 32 else pad(bits, (MEMORY_BITS, 0))
+    preceded = pad(bits, (MEMORY_BITS, 0))
+    if bits.shape[1] >= FEWEST_CLOSED_BITS:
+        preceded[:, :MEMORY_BITS] = bits[:, -MEMORY_BITS:]
     windows = torch.zeros_like(bits)
     for age in range(MEMORY_BITS + 1):
-        windows |= closed[:, MEMORY_BITS - age : closed.shape[1] - age] << age
+        windows |= preceded[:, MEMORY_BITS - age : preceded.shape[1] - age] << age
     return windows
 
 

@@ -163,31 +163,30 @@ def plan_full_tiers(request: TierRequest, in_part: bool = True) -> TierPlan:
     template = request.template
     if request.nested_in is not None:
         return min(_cuts_of_full_tiers(request, request.nested_in, in_part), key=lambda planned: planned.loss)
-    order = falling(torch.ones(template.num_embeddings), request.exact)
-    found: list[TierPlan] = []
+    bytes_of_exact = _index_bytes(_full_depths(template, 0, request.exact))
+    bytes_of_tier = _index_bytes(torch.ones(template.num_embeddings, dtype=torch.long))
+    found: list[tuple[float, CodingPlan]] = []
     for widths in _FULL_PATTERNS:
         tiers = trellis_tiers(template.num_coded, widths, template.embedding_dim)
         try:
-            found.append(_beside_full_tiers(request, tiers, order))
+            found.append(_beside_full_tiers(request, tiers, bytes_of_exact + len(tiers) * bytes_of_tier))
         except BudgetError:
             if not widths:
                 raise
-    return min(found, key=lambda planned: planned.loss)
+    loss, best = min(found, key=lambda plan: plan[0])
+    return TierPlan(best, _full_depths(template, len(best.tiers), request.exact), loss)
 
 
-def _beside_full_tiers(request: TierRequest, tiers: tuple[Tier, ...], order: Tensor) -> TierPlan:
-    """The base code that fits beside tiers of all rows, whose ids are (V,) with the exact ones last.
+def _beside_full_tiers(request: TierRequest, tiers: tuple[Tier, ...], index_bytes: int) -> tuple[float, CodingPlan]:
+    """The base code that fits beside tiers of all rows, with its predicted loss.
 
     Raises:
         BudgetError: if none fits.
     """
-    template = request.template
-    depths = _depths(template, tiers, order, request.exact)
-    rank = template.whitening_rank if tiers else 0
-    plan = replace(template, tiers=tiers, index_bytes=_index_bytes(depths), whitening_rank=rank)
+    rank = request.template.whitening_rank if tiers else 0
+    plan = replace(request.template, tiers=tiers, index_bytes=index_bytes, whitening_rank=rank)
     plan = plan_equal(plan, request.ratio, None, request.split)
-    loss = predicted_error(request.eigenvalues, plan.code_bits) * prod(request.errors(tiers))
-    return TierPlan(plan, depths, loss)
+    return predicted_error(request.eigenvalues, plan.code_bits) * prod(request.errors(tiers)), plan
 
 
 def _cuts_of_full_tiers(request: TierRequest, nested_in: LargerCode, in_part: bool) -> Iterator[TierPlan]:
@@ -199,9 +198,10 @@ def _cuts_of_full_tiers(request: TierRequest, nested_in: LargerCode, in_part: bo
     base_error = predicted_error(request.eigenvalues, larger.code_bits)
     # What further bits would code anew, or all codes where a row changes between exact and coded.
     errors_kept = base_error * prod(request.errors(kept))
+    depths = _full_depths(template, 0, request.exact)
+    loss, alone = _beside_full_tiers(request, (), _index_bytes(depths))
+    yield TierPlan(alone, depths, loss + (errors_kept if alone.code_bits > larger.code_bits else 0.0))
     order, shares = _by_gain(template, nested_in, request.exact)
-    alone = _beside_full_tiers(request, (), order)
-    yield replace(alone, loss=alone.loss + (errors_kept if alone.plan.code_bits > larger.code_bits else 0.0))
     for count in range(1, len(kept) + 1):
         most = template.num_coded if whole[count - 1] else min(kept[count - 1].coverage, template.num_coded)
         tiers = tuple(replace(tier, coverage=template.num_coded) for tier in kept[:count])
@@ -246,12 +246,7 @@ def _cover(
 ) -> tuple[tuple[Tier, ...], float]:
     """Tiers of a pattern, with coverages that fill the bytes, and the share of the loss that they take away.
 
-    Args:
-        pattern: tiers that cover as many rows as they may.
-        errors: of each, what it leaves.
-        negative: (num_coded,) weights of the rows, negated, rising.
-        cumulative: (num_coded + 1,) sums of the weights before each row.
-        available: bytes to fill.
+    Weights of the rows come negated, so that they rise, and summed up before each row and the end.
     """
     left = np.cumprod([1.0, *errors])
     drops = left[:-1] - left[1:]
@@ -278,6 +273,13 @@ def _depths(template: CodingPlan, tiers: tuple[Tier, ...], order: Tensor, exact:
     for tier in tiers:
         depths[order[: tier.coverage]] += 1
     depths[exact] = len(tiers) + 1
+    return depths
+
+
+def _full_depths(template: CodingPlan, num_tiers: int, exact: Tensor) -> Tensor:
+    """Depths where tiers cover all coded rows."""
+    depths = torch.full((template.num_embeddings,), num_tiers)
+    depths[exact] = num_tiers + 1
     return depths
 
 

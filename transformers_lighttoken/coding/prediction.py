@@ -14,7 +14,7 @@ from .whitening import bits_lost
 # Share of its bits that a refined binary code makes use of at a rate of bits a value: the lesser of two lines. Fitted
 # to tests/benchmarks/code_efficiency.py over tables and rates.
 _EFFICIENCIES = ((0.745, 0.05), (0.867, -0.018))
-_LEAST_EFFICIENCY = 0.5
+_LEAST_EFFICIENCY = 0.5  # so that more bits are never worth less: rates above 20, which nothing was measured at
 # Share of a component's variance that int8 factors of a low-rank part leave: a uniform quantizer up to five standard
 # deviations, 5**2 / (12 * 127**2).
 _LOW_RANK_ERROR = 1.3e-4

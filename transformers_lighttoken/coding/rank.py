@@ -2,30 +2,27 @@
 
 from dataclasses import replace
 
-from torch import Tensor
-
 from .allocation import plan_full_tiers
 from .budget import BudgetError
 from .prediction import spectrum_left
 from .tier_request import TierRequest
 
 
-def choose_rank(request: TierRequest, eigenvalues: Tensor) -> int:
+def choose_rank(request: TierRequest) -> int:
     """The rank of the least predicted error at the byte budget, with equal coverage: 0 or a power of two.
 
     A low-rank part spends a byte a row on each component, a code what reverse water-filling gives it; so it pays only
     where a few components outweigh all others by far.
 
     Args:
-        request: what is planned for; its eigenvalues and the rank of its template are not used.
-        eigenvalues: (d,) of the second moment of the rows to code, in the metric of the error.
+        request: what is planned for, with the eigenvalues of the rows before a low-rank part is taken from them.
     """
     best, least = 0, float("inf")
     for rank in (0, *(2**power for power in range(request.template.embedding_dim.bit_length() - 1))):
-        left = spectrum_left(eigenvalues, rank)
+        left = spectrum_left(request.eigenvalues, rank)
         template = replace(request.template, rank=rank)
         try:
-            planned = plan_full_tiers(replace(request, template=template, eigenvalues=left), in_part=False)
+            planned = plan_full_tiers(replace(request, template=template, eigenvalues=left))
         except BudgetError:
             break
         error = float(left.sum()) * planned.loss

@@ -5,11 +5,11 @@ coded each of them runs on one thread, and the threads work on different blocks 
 """
 
 import functools
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
-from threading import Lock
-from typing import Generic, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import torch
 
@@ -49,17 +49,17 @@ def for_each(blocks: Iterable[B], work: Callable[[B], None], device: torch.devic
         work: on one block; what it writes no other block may read or write.
         device: of the rows; on another than a CPU one block follows the other.
     """
-    helpers = _workers.get() - 1 if device.type == "cpu" else 0
-    left = _Shared(blocks)
+    left = deque(blocks)
+    helpers = min(_workers.get(), len(left)) - 1 if device.type == "cpu" else 0
 
     def work_on_some() -> None:
         try:
-            for block in left:
+            for block in _taken(left):
                 work(block)
         finally:
-            left.close()
+            left.clear()
 
-    if not helpers:
+    if helpers < 1:
         work_on_some()
         return
     inference, gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
@@ -76,22 +76,11 @@ def for_each(blocks: Iterable[B], work: Callable[[B], None], device: torch.devic
             helper.result()
 
 
-class _Shared(Generic[B]):
-    """What several threads take from, each block once."""
-
-    def __init__(self, blocks: Iterable[B]) -> None:
-        self._left = iter(blocks)
-        self._lock = Lock()
-
-    def __iter__(self) -> Iterator[B]:
-        while True:
-            with self._lock:
-                block = next(self._left, None)
-            if block is None:
-                return
-            yield block
-
-    def close(self) -> None:
-        """Leaves nothing."""
-        with self._lock:
-            self._left = iter(())
+def _taken(left: deque[B]) -> Iterator[B]:
+    """Takes from what several threads share, until nothing is left."""
+    while True:
+        try:
+            block = left.popleft()
+        except IndexError:
+            return
+        yield block

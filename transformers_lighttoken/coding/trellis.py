@@ -29,11 +29,12 @@ _CUDA_ROWS_AT_ONCE = 2048
 # Bits on each side of the first one that decide what comes before it.
 _STEPS_AROUND_START = 64
 # Bits of the shortest code that bites its tail. Part of the stored format.
-_FEWEST_CLOSED_BITS = 32
+FEWEST_CLOSED_BITS = 32
 # Error in long rows by the values that share a bit, and what it grows by over the squared number of bits; of codes that
 # start after zeros, what it grows by over the number of values. Part of the stored format, since tiers may take their
 # scales from it.
-_ERRORS, _CLOSED_ERROR = {1: 0.278, 2: 0.532}, 28.0
+_ERRORS = {1: 0.278, 2: 0.532}
+_CLOSED_ERROR = 28.0
 _OPEN_ERRORS = {1: 1.5, 2: 2.2}
 
 
@@ -49,7 +50,7 @@ def trellis_error(dim: int, width: int) -> float:
     levels to choose from.
     """
     bits = trellis_bits(dim, width)
-    growth = _OPEN_ERRORS[width] / dim if bits < _FEWEST_CLOSED_BITS else _CLOSED_ERROR / bits**2
+    growth = _OPEN_ERRORS[width] / dim if bits < FEWEST_CLOSED_BITS else _CLOSED_ERROR / bits**2
     return min(1.0, _ERRORS[width] + growth)
 
 
@@ -81,15 +82,18 @@ def nearest_code(values: Tensor, levels: Tensor) -> Tensor:
     width = levels.shape[1]
     padded = functional.pad(values, (0, -values.shape[1] % width))
     steps = padded.t().contiguous().unflatten(0, (-1, width))  # (t, w, n)
-    if len(steps) < _FEWEST_CLOSED_BITS:
-        search = _Search.over(steps, levels, torch.zeros(len(values), dtype=torch.int64, device=values.device))
-        return search.trace(search.best()).t().contiguous()
-    around = torch.arange(-_STEPS_AROUND_START, _STEPS_AROUND_START, device=values.device) % len(steps)
+    closed = len(steps) >= FEWEST_CLOSED_BITS
+    start = _suitable_start(steps, levels) if closed else torch.zeros_like(steps[0, 0], dtype=torch.int64)
+    search = _Search.over(steps, levels, start)
+    return search.trace(search.best_ending_with(start) if closed else search.best()).t().contiguous()
+
+
+def _suitable_start(steps: Tensor, levels: Tensor) -> Tensor:
+    """The memory (n,) of the first bit, from values (t, w, n) on both sides of it where the rows' ends meet."""
+    around = torch.arange(-_STEPS_AROUND_START, _STEPS_AROUND_START, device=steps.device) % len(steps)
     ends = _Search.over(steps[around], levels)
     before = slice(_STEPS_AROUND_START - MEMORY_BITS, _STEPS_AROUND_START)
-    start = numbers_of(ends.trace(ends.best())[before].t())  # (n,) memory of the first bit
-    search = _Search.over(steps, levels, start)
-    return search.trace(search.best_after(start)).t().contiguous()
+    return numbers_of(ends.trace(ends.best())[before].t())
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,8 @@ class _Search:
     """The Viterbi algorithm, once it has seen all values of some rows.
 
     Attributes:
-        cost: (256, 2, n) least error of all codes that end with a memory and a bit, less what no code changes.
+        cost: (256, 2, n) least error of the codes from the allowed starts to a memory and a bit, less what no code
+            changes.
         oldest: (ceil(t / 8), 256, n) uint8, the bit that left the memory to make each memory; eight steps in a byte.
         num_steps: t.
     """
@@ -135,10 +140,10 @@ class _Search:
         """The last memory and bit of the nearest code, (n,) int64."""
         return self.cost.flatten(0, 1).argmin(dim=0)
 
-    def best_after(self, start: Tensor) -> Tensor:
-        """The same among codes that end with what each row (n,) started with."""
-        zero, one = self.cost.view(2, _MEMORIES, -1).gather(1, start.view(1, 1, -1).expand(2, 1, -1)).squeeze(1)
-        return (one < zero).long() << MEMORY_BITS | start
+    def best_ending_with(self, memory: Tensor) -> Tensor:
+        """The same among codes whose last eight bits are the memory (n,) of each row."""
+        zero, one = self.cost.view(2, _MEMORIES, -1).gather(1, memory.view(1, 1, -1).expand(2, 1, -1)).squeeze(1)
+        return (one < zero).long() << MEMORY_BITS | memory
 
     def trace(self, window: Tensor) -> Tensor:
         """The bits (t, n) that led to a last memory and bit (n,)."""
@@ -175,7 +180,7 @@ def decode_trellis(codes: Tensor, slots: Tensor, dim: int, width: int) -> Tensor
 
 def _last_byte(row_bytes: Tensor, bits: int) -> Tensor:
     """What comes before a code of some bits in whole bytes, (n, 1): its last eight, or zeros."""
-    if bits < _FEWEST_CLOSED_BITS:
+    if bits < FEWEST_CLOSED_BITS:
         return torch.zeros_like(row_bytes[:, :1])
     unused = -bits % 8
     last = row_bytes[:, -1:]

@@ -120,7 +120,20 @@ def test_the_rank_is_that_of_the_components_that_stand_out(strong, rank):
     spectrum[:strong] = 1.0
     template = replace(TEMPLATE, num_exact=0, index_bytes=0)
     none = torch.empty(0, dtype=torch.long)
-    assert choose_rank(TierRequest(template, 8.0, none, spectrum), spectrum) == rank
+    assert choose_rank(TierRequest(template, 8.0, none, spectrum)) == rank
+
+
+def test_a_rank_that_base_codes_alone_would_want_is_not_chosen_beside_tiers():
+    spectrum = torch.ones(DIM)
+    spectrum[:16] = 300.0
+    template = replace(TEMPLATE, num_exact=0, index_bytes=0)
+    alone = {}
+    for rank in (0, 16):
+        left = spectrum_left(spectrum, rank)
+        bits = plan_equal(replace(template, rank=rank), 5.0).code_bits
+        alone[rank] = float(left.sum()) * base_error(left, bits)
+    assert alone[16] < alone[0]
+    assert choose_rank(TierRequest(template, 5.0, torch.empty(0, dtype=torch.long), spectrum)) == 0
 
 
 @pytest.mark.parametrize(("ratio", "bits_of_tiers"), [(8.0, 896), (18.0, 384), (60.0, 0)])
