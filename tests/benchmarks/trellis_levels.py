@@ -85,7 +85,7 @@ def main() -> None:
             print((trained[0][: COUNT // 2] / LEVEL_UNIT).round().int().flatten().tolist())
         levels = trellis_levels(width, torch.device("cpu"))
         lines: list[list[object]] = []
-        for dim in (16, 32, 50, 64, 128, 384, 768, 2048):
+        for dim in (16, 24, 32, 36, 40, 48, 50, 64, 80, 96, 128, 384, 768, 2048):
             lines.append([width, dim, error_of(levels, dim), trellis_error(dim, width), 2.0 ** (-2 / width)])
         print_table(["values a bit", "values of a row", "error", "planned with", "limit"], lines)
 

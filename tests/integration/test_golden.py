@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM
 
 import transformers_lighttoken  # noqa: F401 - registers with transformers
+from tests.golden import make_tables
 from transformers_lighttoken.coding.plan import CodingPlan
 from transformers_lighttoken.coding.table import CompressedTable
 from transformers_lighttoken.modeling.sites import owners
@@ -36,14 +38,14 @@ def test_the_golden_plan_uses_every_part_of_the_format():
     assert [tier.kind for tier in plan.tiers] == ["learnt", "rotated"]
 
 
-def test_a_table_of_version_1_with_trellis_tiers_decodes_to_the_frozen_rows():
-    with safe_open(GOLDEN / "v1_table.safetensors", "pt") as file:
+@pytest.mark.parametrize("dim", make_tables.DIMS)
+def test_a_table_of_version_1_with_trellis_tiers_decodes_to_the_frozen_rows(dim):
+    with safe_open(make_tables.table_path(dim), "pt") as file:
         plan = CodingPlan.from_dict(json.loads(file.metadata()["plan"]))
         stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     assert plan.centered
     assert plan.whitening_rank == 4
-    kinds = [(tier.kind, tier.code_bits, tier.row_scale_bits) for tier in plan.tiers]
-    assert kinds == [("trellis", 40, 4), ("reference", 14, 0), ("trellis", 40, 0), ("trellis", 20, 0)]
+    assert plan.tiers == make_tables.tiers_of(dim)
     ids, rows = stored.pop("expected_ids"), stored.pop("expected_rows")
     table = CompressedTable(plan, stored)
     assert set((table.slots(ids) < plan.num_standing).tolist()) == {False, True}

@@ -30,11 +30,12 @@ _CUDA_ROWS_AT_ONCE = 2048
 _STEPS_AROUND_START = 64
 # Bits of the shortest code that bites its tail. Part of the stored format.
 FEWEST_CLOSED_BITS = 32
-# Error in long rows by the values that share a bit, and what it grows by over the squared number of bits; of codes that
-# start after zeros, what it grows by over the number of values. Part of the stored format, since tiers may take their
-# scales from it.
-_ERRORS = {1: 0.278, 2: 0.532}
-_CLOSED_ERROR = 28.0
+# By the values that share a bit: the error in long rows; what it grows by where ends bind each other, which halves with
+# every 11 bits; and what it grows by, over the number of values, where codes start after zeros. Part of the stored
+# format, since tiers may take their scales from it.
+_ERRORS = {1: 0.2785, 2: 0.532}
+_BOUND_ERRORS = {1: 0.264, 2: 0.196}
+_BITS_TO_HALVE = 11
 _OPEN_ERRORS = {1: 1.5, 2: 2.2}
 
 
@@ -50,8 +51,9 @@ def trellis_error(dim: int, width: int) -> float:
     levels to choose from.
     """
     bits = trellis_bits(dim, width)
-    growth = _OPEN_ERRORS[width] / dim if bits < FEWEST_CLOSED_BITS else _CLOSED_ERROR / bits**2
-    return min(1.0, _ERRORS[width] + growth)
+    if bits < FEWEST_CLOSED_BITS:
+        return min(1.0, _ERRORS[width] + _OPEN_ERRORS[width] / dim)
+    return round(_ERRORS[width] + _BOUND_ERRORS[width] * 2 ** (-bits / _BITS_TO_HALVE), 4)
 
 
 def encode_trellis(values: Tensor, width: int) -> Tensor:

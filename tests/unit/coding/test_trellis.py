@@ -100,20 +100,20 @@ def test_what_a_tier_leaves_is_coded_as_well_as_what_it_coded(width):
 
 
 @WIDTHS
-@pytest.mark.parametrize("dim", [32, 128, 768])
+@pytest.mark.parametrize("dim", [24, 32, 36, 64, 72, 128, 768])
 def test_the_error_of_a_gaussian_is_what_is_planned_with(dim, width):
     values = torch.randn(200_000 // dim, dim, generator=torch.Generator().manual_seed(0))
     packed = pack_bits(encode_trellis(values, width))
     error = float((values - decode_trellis(packed, torch.arange(len(values)), dim, width)).square().mean())
-    assert error == pytest.approx(trellis_error(dim, width), rel=0.04)
+    assert error == pytest.approx(trellis_error(dim, width), rel=0.02)
     assert error > 2.0 ** (-2 / width)
 
 
 def test_a_bit_a_value_beats_independent_levels():
     assert trellis_error(384, 1) < 0.79 * 0.3634  # Max 1960
     # Tiers take their scales from these: stored tables do too.
-    assert (trellis_error(100, 1), trellis_error(100, 2)) == pytest.approx((0.2808, 0.5432), rel=1e-12)
-    assert (trellis_error(20, 1), trellis_error(40, 2)) == pytest.approx((0.353, 0.587), rel=1e-12)
+    assert (trellis_error(100, 1), trellis_error(100, 2)) == (0.279, 0.5404)
+    assert (trellis_error(20, 1), trellis_error(40, 2)) == pytest.approx((0.3535, 0.587), rel=1e-12)
 
 
 @WIDTHS

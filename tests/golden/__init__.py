@@ -1,0 +1,1 @@
+"""Checkpoints and tables that format version 1 wrote."""
