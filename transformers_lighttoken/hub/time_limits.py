@@ -26,10 +26,18 @@ def limited_time() -> Iterator[None]:
     _LIMITS.enter()
     try:
         # Outside of our lock: where it makes a session, it holds huggingface_hub's lock, and asks for ours.
-        _LIMITS.limit(get_session())
+        _LIMITS.limit(shared_session())
         yield
     finally:
         _LIMITS.leave()
+
+
+def shared_session() -> Any:
+    """The session of huggingface_hub, whose `get_session` gives None where another thread closes it meanwhile."""
+    session: Any = None
+    while session is None:
+        session = get_session()
+    return session
 
 
 class _Limits:

@@ -9,7 +9,8 @@ import pytest
 from huggingface_hub import close_session, get_session, set_client_factory
 from huggingface_hub.utils import _http
 
-from transformers_lighttoken.hub.time_limits import limited_time
+from transformers_lighttoken.hub import time_limits
+from transformers_lighttoken.hub.time_limits import limited_time, shared_session
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +21,7 @@ def session() -> Iterator[None]:
 
 
 def limits() -> tuple[float | None, float | None, float | None]:
-    timeout: Any = get_session().timeout
+    timeout: Any = shared_session().timeout
     return timeout.connect, timeout.read, timeout.write
 
 
@@ -88,6 +89,15 @@ def test_factory_that_is_set_between_two_of_them(first_out: int):
     stacks[1 - first_out].close()
     assert limits() == (None, None, None)
     assert _http._GLOBAL_CLIENT_FACTORY is _http.default_client_factory
+
+
+def test_a_session_that_is_closed_while_it_is_asked_for_is_asked_for_again(monkeypatch):
+    answers = [None, None, get_session()]
+    monkeypatch.setattr(time_limits, "get_session", lambda: answers.pop(0))
+    with limited_time():
+        assert not answers
+        monkeypatch.undo()
+        assert limits() == (30.0, 300.0, 300.0)
 
 
 def test_limit_that_the_user_sets_meanwhile_stays():
