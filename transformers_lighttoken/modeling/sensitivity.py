@@ -3,9 +3,9 @@
 The input metric is the mean of J^T J, J the Jacobian of the model's output with respect to a token's embedding, by
 random projections through autograd. For a language model it is the Fisher information E[g g^T], g the gradient of the
 log-probability of a token drawn from the model's own prediction. A few gradients are many times longer than the others,
-so that the metric of one text is unlike that of another: those longer than the root mean square count as if they had
-that length. The head's metric is the second moment of the hidden states that reach the head. Both are means over
-tokens, scaled to trace d, so that they blend with the identity.
+so that the metric of one text is unlike that of another: those longer than the root mean square of their batch count as
+if they had that length. The head's metric is the second moment of the hidden states that reach the head. Both are means
+over tokens, scaled to trace d, so that they blend with the identity.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,7 +30,7 @@ def input_metric(
     projections: int = _PROJECTIONS,
     seed: int = 0,
 ) -> Tensor:
-    """Mean of J^T J over the tokens of some text, long gradients shortened to their root mean square.
+    """Mean of J^T J over the tokens of some text, long gradients shortened to the root mean square of their batch.
 
     Args:
         model: a transformers model; put into eval mode for the measurement and back after it.
@@ -45,7 +45,7 @@ def input_metric(
     Raises:
         ValueError: if no batch holds a token, or the model's output does not depend on the embedding.
     """
-    found: list[Tensor] = []
+    total = _Sum()
     with _evaluating(model), _frozen(model):
         for number, batch in enumerate(batches):
             generator = torch.Generator(batch["input_ids"].device).manual_seed((seed * 1_000_003 + number) % 2**63)
@@ -61,18 +61,15 @@ def input_metric(
                 for gradient in gradients:
                     if gradient is not None:
                         rows = (gradient * mask if gradient.shape[:2] == mask.shape[:2] else gradient).flatten(0, -2)
-                        found.append(rows[rows.count_nonzero(dim=1) > 0].float().cpu())
-    return _unit_trace(_clipped_moment(found), "the model's output does not depend on the token embedding")
+                        total.add(_shortened_moment(rows[rows.count_nonzero(dim=1) > 0].float()))
+    return _unit_trace(total.total, "the model's output does not depend on the token embedding")
 
 
-def _clipped_moment(gradients: Sequence[Tensor]) -> Tensor | None:
-    """Sum of g g^T over gradients (n, d) float32, none longer than their root mean square; None without any."""
-    squares = [rows.double().square().sum(dim=1) for rows in gradients]  # (n,) each
-    total, mean = _Sum(), torch.cat([torch.zeros(0), *squares]).mean()
-    for rows, lengths in zip(gradients, squares, strict=True):
-        clipped = rows * (mean / lengths).sqrt().clamp(max=1).unsqueeze(1).float()
-        total.add(clipped.t() @ clipped)
-    return total.total
+def _shortened_moment(gradients: Tensor) -> Tensor:
+    """Sum of g g^T over gradients (n, d) float32 that are not zero, none longer than their root mean square."""
+    squares = gradients.double().square().sum(dim=1)  # (n,)
+    shortened = gradients * (squares.mean() / squares).sqrt().clamp(max=1).unsqueeze(1).float()
+    return shortened.t() @ shortened
 
 
 @dataclass(frozen=True)
