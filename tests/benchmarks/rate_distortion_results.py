@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from transformers_lighttoken.coding.budget import byte_budget, gaussian_distortion
+from transformers_lighttoken.coding.budget import byte_budget
+from transformers_lighttoken.coding.water_filling import gaussian_distortion
 from transformers_lighttoken.evaluation.baselines.optimized_product_quantization import principal_axes
 
 

@@ -24,12 +24,12 @@ def relative_error(table, dense):
 
 
 @pytest.mark.parametrize("ratio", [4.0, 12.0, 25.0])
-@pytest.mark.parametrize("frequencies", [None, zipf()])
+@pytest.mark.parametrize("frequencies", [None, zipf(1500)])
 def test_the_stored_bytes_keep_the_ratio(ratio, frequencies):
-    table = compress_table(matrix(), LightTokenConfig(compression_ratio=ratio), frequencies=frequencies)
+    table = compress_table(matrix(1500), LightTokenConfig(compression_ratio=ratio), frequencies=frequencies)
     stored = sum(tensor.numel() * tensor.element_size() for tensor in table.tensors.values())
     assert stored == table.plan.stored_bytes
-    assert 4 * ROWS * DIM / stored >= ratio
+    assert 4 * 1500 * DIM / stored >= ratio
 
 
 def test_the_plan_is_what_is_stored():
@@ -58,17 +58,17 @@ def test_paper_mode_has_its_low_rank_part_and_stages_and_no_row_scales():
 def few_strong_components(rows=ROWS, dim=DIM):
     generator = torch.Generator().manual_seed(4)
     strong = torch.randn(rows, 2, generator=generator) @ torch.randn(2, dim, generator=generator)
-    return strong + 0.01 * torch.randn(rows, dim, generator=generator)
+    return strong + 0.01 * strong.norm(dim=1, keepdim=True) * torch.randn(rows, dim, generator=generator)
 
 
-@pytest.mark.parametrize(("tiers", "most"), [("auto", 0.95), ("equal", 0.8)])  # where rows lean, a rank is worth less
-def test_the_planner_chooses_a_rank_where_a_few_components_outweigh_all_others(tiers, most):
+@pytest.mark.parametrize("tiers", ["auto", "equal"])
+def test_the_planner_chooses_a_rank_where_a_few_components_outweigh_all_others(tiers):
     dense, config = few_strong_components(), LightTokenConfig(compression_ratio=12.0, tiers=tiers)
     without = LightTokenConfig(compression_ratio=12.0, tiers=tiers, rank=0)
     table, plain = (compress_table(dense, each, frequencies=zipf()) for each in (config, without))
     assert (table.plan.rank, plain.plan.rank) == (2, 0)
     assert table.plan.ratio >= 12
-    assert relative_error(table, dense) < most * relative_error(plain, dense)
+    assert relative_error(table, dense) < 0.75 * relative_error(plain, dense)
     assert plan_table(matrix(), config)[0].rank == 0
 
 

@@ -3,9 +3,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-import torch
-from torch import Tensor
-
 from .plan import CodingPlan
 
 _DEFAULT_STAGE_BITS = 64
@@ -98,27 +95,3 @@ def plan_equal(
 
 def _round_down(ratio: float) -> str:
     return f"{int(ratio * 100) / 100:g}"
-
-
-def gaussian_distortion(eigenvalues: Tensor, bits: float) -> float:
-    """Least mean squared error of a Gaussian source at a rate, by reverse water-filling (Cover and Thomas, 10.3.3).
-
-    D(theta) = sum min(lambda_i, theta) with sum max(0, 1/2 log2(lambda_i / theta)) = bits.
-
-    Args:
-        eigenvalues: (d,) variances of the source's components, not negative.
-        bits: rate per row.
-
-    Returns:
-        The error as a share of the source's total variance.
-    """
-    variances = eigenvalues.double().clamp(min=0).sort(descending=True).values
-    variances = variances[variances > 0]
-    if variances.numel() == 0 or bits <= 0:
-        return 1.0
-    logs = variances.log2()
-    counts = torch.arange(1, variances.numel() + 1, dtype=torch.float64)
-    levels = (logs.cumsum(0) - 2 * bits) / counts  # log2 of theta if exactly the first n components are active
-    active = int((logs > levels).sum())
-    theta = 2.0 ** levels[max(active, 1) - 1]
-    return float(variances.clamp(max=theta).sum() / variances.sum())

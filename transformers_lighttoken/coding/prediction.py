@@ -3,18 +3,20 @@
 import torch
 from torch import Tensor
 
-from .budget import gaussian_distortion
 from .low_rank import metric_root
 from .reduction import add_exactly, rows_at_once
 from .rows import unit_rows
 from .share import RowShare
 from .table_rows import TableRows, read_blocks
+from .water_filling import component_rates, gaussian_distortion
 from .whitening import bits_lost
 
-# Share of its bits that a refined binary code makes use of at a rate of bits a value: the lesser of two lines. Fitted
-# to tests/benchmarks/code_efficiency.py over tables and rates.
-_EFFICIENCIES = ((0.745, 0.05), (0.867, -0.018))
-_LEAST_EFFICIENCY = 0.5  # so that more bits are never worth less: rates above 20, which nothing was measured at
+# Share of its bits that a refined binary code makes use of: by the mean rate of the component that a bit belongs to, up
+# to a limit, less what it loses where the standard deviation of these rates exceeds some bits. Fitted to
+# tests/benchmarks/code_efficiency.py, over rates and over spectra from flat to steep.
+_AT_RATE_ZERO, _BY_MEAN, _MOST_EFFICIENCY = 0.515, 0.3, 0.83
+_BY_DEVIATION, _HARMLESS_DEVIATION = 0.18, 0.78
+_LEAST_EFFICIENCY = 0.5
 # Share of a component's variance that int8 factors of a low-rank part leave: a uniform quantizer up to five standard
 # deviations, 5**2 / (12 * 127**2).
 _LOW_RANK_ERROR = 1.3e-4
@@ -50,12 +52,23 @@ def eigenvalues_in(metric: Tensor | None, gram: Tensor) -> Tensor:
 
 def predicted_error(eigenvalues: Tensor, code_bits: int) -> float:
     """Share of the energy that a refined code of `code_bits` bits is expected to leave."""
-    return gaussian_distortion(eigenvalues, code_efficiency(code_bits / len(eigenvalues)) * code_bits)
+    return gaussian_distortion(eigenvalues, code_efficiency(eigenvalues, code_bits) * code_bits)
 
 
-def code_efficiency(rate: float) -> float:
-    """Share of its bits that a refined code makes use of, at a rate in bits a value."""
-    return max(min(start + slope * rate for start, slope in _EFFICIENCIES), _LEAST_EFFICIENCY)
+def code_efficiency(eigenvalues: Tensor, code_bits: int) -> float:
+    """Share of its bits that a refined code of `code_bits` bits makes use of.
+
+    Components that take far less than a bit each, or many bits each beside others that take few, are coded worse. Both
+    show in the rates of reverse water-filling, each counted by the bits that it stands for.
+    """
+    rates = component_rates(eigenvalues, code_bits)
+    if not bool(rates.any()):
+        return _AT_RATE_ZERO
+    of_bits = rates / rates.sum()
+    mean = float(of_bits @ rates)
+    deviation = float(of_bits @ (rates - mean).square()) ** 0.5
+    efficiency = min(_AT_RATE_ZERO + _BY_MEAN * mean, _MOST_EFFICIENCY)
+    return max(efficiency - _BY_DEVIATION * max(deviation - _HARMLESS_DEVIATION, 0.0), _LEAST_EFFICIENCY)
 
 
 def spectrum_left(eigenvalues: Tensor, rank: int) -> Tensor:

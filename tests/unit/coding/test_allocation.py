@@ -7,13 +7,14 @@ import torch
 
 from transformers_lighttoken import LightTokenConfig
 from transformers_lighttoken.coding.allocation import TierRequest, frequency_weights, plan_full_tiers, plan_tiers
-from transformers_lighttoken.coding.budget import BudgetError, gaussian_distortion, plan_equal
+from transformers_lighttoken.coding.budget import BudgetError, plan_equal
 from transformers_lighttoken.coding.plan import CodingPlan, Tier
-from transformers_lighttoken.coding.prediction import choose_whitening, spectrum_left
+from transformers_lighttoken.coding.prediction import choose_whitening, code_efficiency, spectrum_left
 from transformers_lighttoken.coding.rank import choose_rank
 from transformers_lighttoken.coding.recut import LargerCode
 from transformers_lighttoken.coding.tier_index import encode_depths
 from transformers_lighttoken.coding.trellis import trellis_error
+from transformers_lighttoken.coding.water_filling import gaussian_distortion
 from transformers_lighttoken.compression import plan_table
 
 DIM, ROWS = 64, 20000
@@ -61,9 +62,8 @@ def test_equal_frequencies_mean_equal_coverage():
 
 
 def base_error(spectrum, bits):
-    """The Gaussian limit at the share of its bits that a code of some bits uses, measured by code_efficiency."""
-    rate = bits / len(spectrum)
-    return gaussian_distortion(spectrum, min(0.745 + 0.05 * rate, 0.867 - 0.018 * rate) * bits)
+    """The Gaussian limit at the share of its bits that a code of some bits uses."""
+    return gaussian_distortion(spectrum, code_efficiency(spectrum, bits) * bits)
 
 
 def predicted_loss(planned, weights):
@@ -125,7 +125,7 @@ def test_the_rank_is_that_of_the_components_that_stand_out(strong, rank):
 
 def test_a_rank_that_base_codes_alone_would_want_is_not_chosen_beside_tiers():
     spectrum = torch.ones(DIM)
-    spectrum[:16] = 300.0
+    spectrum[:16] = 1000.0
     template = replace(TEMPLATE, num_exact=0, index_bytes=0)
     alone = {}
     for rank in (0, 16):
@@ -136,7 +136,7 @@ def test_a_rank_that_base_codes_alone_would_want_is_not_chosen_beside_tiers():
     assert choose_rank(TierRequest(template, 5.0, torch.empty(0, dtype=torch.long), spectrum)) == 0
 
 
-@pytest.mark.parametrize(("ratio", "bits_of_tiers"), [(8.0, 896), (18.0, 384), (60.0, 0)])
+@pytest.mark.parametrize(("ratio", "bits_of_tiers"), [(8.0, 768), (18.0, 256), (60.0, 0)])
 def test_equal_coverage_takes_tiers_of_all_rows_where_they_pay(ratio, bits_of_tiers):
     spectrum, template = torch.linspace(1, 0.2, 256) ** 2, replace(TEMPLATE, embedding_dim=256)
     planned = plan_full_tiers(TierRequest(template, ratio, EXACT, spectrum))

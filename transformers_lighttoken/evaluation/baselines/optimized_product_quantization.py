@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...coding.budget import gaussian_distortion, largest_fitting
+from ...coding.budget import largest_fitting
 from ...coding.packing import packed_bytes
+from ...coding.water_filling import gaussian_distortion
 from ...optional import import_optional
 from .baseline import Baseline, Size, store
 from .gaussian_prediction import vector_quantizer_loss
