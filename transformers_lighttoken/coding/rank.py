@@ -7,6 +7,10 @@ from .budget import BudgetError
 from .prediction import spectrum_left
 from .tier_request import TierRequest
 
+# A low-rank part is promised too much: where variances fall as the power of 1.5, 6 % less error, and it has 1 % more;
+# at 2, 20 % for 5 %.
+_SHARE_TO_PAY = 0.9
+
 
 def choose_rank(request: TierRequest) -> int:
     """The rank of the least predicted error at the byte budget, with equal coverage: 0 or a power of two.
@@ -17,7 +21,7 @@ def choose_rank(request: TierRequest) -> int:
     Args:
         request: what is planned for, with the eigenvalues of the rows before a low-rank part is taken from them.
     """
-    best, least = 0, float("inf")
+    errors: dict[int, float] = {}
     for rank in (0, *(2**power for power in range(request.template.embedding_dim.bit_length() - 1))):
         left = spectrum_left(request.eigenvalues, rank)
         template = replace(request.template, rank=rank)
@@ -25,7 +29,6 @@ def choose_rank(request: TierRequest) -> int:
             planned = plan_full_tiers(replace(request, template=template, eigenvalues=left))
         except BudgetError:
             break
-        error = float(left.sum()) * planned.loss
-        if error < least:
-            best, least = rank, error
-    return best
+        errors[rank] = float(left.sum()) * planned.loss
+    best = min(errors, key=lambda rank: errors[rank], default=0)
+    return best if best and errors[best] < _SHARE_TO_PAY * errors[0] else 0

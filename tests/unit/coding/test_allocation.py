@@ -120,7 +120,22 @@ def test_the_rank_is_that_of_the_components_that_stand_out(strong, rank):
     spectrum[:strong] = 1.0
     template = replace(TEMPLATE, num_exact=0, index_bytes=0)
     none = torch.empty(0, dtype=torch.long)
-    assert choose_rank(TierRequest(template, 8.0, none, spectrum)) == rank
+    assert choose_rank(TierRequest(template, 25.0, none, spectrum)) == rank
+
+
+def test_a_rank_of_little_promise_is_not_chosen():
+    none, template = torch.empty(0, dtype=torch.long), replace(TEMPLATE, num_exact=0, index_bytes=0)
+    for exponent, least in ((1.5, 0.9), (2.5, 0.0)):
+        spectrum = torch.arange(1, DIM + 1).double() ** -exponent
+        errors = {}
+        for rank in (0, 1, 2, 4, 8):
+            left = spectrum_left(spectrum, rank)
+            request = TierRequest(replace(template, rank=rank), 10.0, none, left)
+            errors[rank] = float(left.sum()) * plan_full_tiers(request).loss
+        best = min(errors, key=lambda rank: errors[rank])
+        assert best > 0
+        assert errors[best] > least * errors[0]
+        assert choose_rank(TierRequest(template, 10.0, none, spectrum)) == (0 if least else best)
 
 
 def test_a_rank_that_base_codes_alone_would_want_is_not_chosen_beside_tiers():
