@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .coding.allocation import TierPlan, TierRequest, falling, frequency_weights, plan_full_tiers, plan_tiers
+from .coding.allocation import TierPlan, TierRequest, falling, plan_full_tiers, plan_tiers
 from .coding.budget import BudgetError, StageSplit, even_stages, plan_equal
 from .coding.centering import CenteredRows, mean_row
 from .coding.encode import EncodeOptions, Progress, encode
@@ -21,6 +21,7 @@ from .coding.prediction import choose_whitening, eigenvalues_and_norms, spectrum
 from .coding.quantize import scale_error
 from .coding.rank import choose_rank
 from .coding.recut import LargerCode
+from .coding.row_weights import frequency_weights
 from .coding.share import ALL_ROWS, RowShare
 from .coding.table import CompressedTable
 from .coding.table_rows import TableRows, as_rows, check_finite
@@ -87,8 +88,7 @@ def compress_table(
             f"weight must be a torch.Tensor, got {type(weight).__name__}: use torch.from_numpy, or give all members of "
             "coding.table_rows.TableRows."
         )
-    table = as_rows(weight)
-    check_finite(table, share)
+    check_finite(table := as_rows(weight), share)
     frequencies = checked_frequencies(frequencies, table.shape[0])
     metric = None if metric is None else _checked_metric(metric, table.shape[1])
     head_covariance = None if head_covariance is None else _checked_metric(head_covariance, table.shape[1])
@@ -168,7 +168,7 @@ def plan_table(
         template = replace(template, rank=choose_rank(request))
     left = spectrum_left(eigenvalues, template.rank)
     kept = float(left.sum() / eigenvalues.sum().clamp(min=1e-30))
-    weights = None if config.tiers == "equal" or frequencies is None else frequency_weights(frequencies)
+    weights = None if config.tiers == "equal" or frequencies is None else frequency_weights(frequencies, exact_rows)
     leaning = [] if weights is None else _leaning(table, config, exact_rows, weights, metric, nested_in)
     request = replace(request, eigenvalues=left, leaning=leaning)
     candidates: list[TierPlan] = []

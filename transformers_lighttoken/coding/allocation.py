@@ -49,30 +49,6 @@ class TierPlan:
     loss: float
 
 
-def frequency_weights(frequencies: Tensor, uniform_share: float = 0.15) -> Tensor:
-    """Row weights of the predicted loss: the share of each row, blended with equal weights so that no row is given up.
-
-    Args:
-        frequencies: (V,) counts or probabilities, not negative, not all zero.
-        uniform_share: weight of the equal part.
-
-    Returns:
-        (V,) float64 with sum 1.
-
-    Raises:
-        ValueError: if a frequency is negative or not finite, or all are zero.
-    """
-    values = frequencies.double().cpu()
-    if (
-        values.dim() != 1
-        or not bool(torch.isfinite(values).all())
-        or bool((values < 0).any())
-        or float(values.sum()) <= 0
-    ):
-        raise ValueError("frequencies must be a vector of finite values >= 0 with a positive sum.")
-    return (1 - uniform_share) * values / values.sum() + uniform_share / values.numel()
-
-
 def plan_tiers(request: TierRequest, weights: Tensor) -> TierPlan:
     """Chooses base bits, tiers and their coverage for the least predicted loss at the byte budget.
 
@@ -91,14 +67,15 @@ def plan_tiers(request: TierRequest, weights: Tensor) -> TierPlan:
     if standing is None:
         alone = _tier_plans(request, ordered, None)
         found = found if _least(found) < _least(alone) else alone
-    if not found or (_least(found) >= equal.loss and standing is None):
-        return equal
-    loss, best = min(found, key=lambda plan: plan[0])
-    depths = _depths(request.template, best.tiers, order, request.exact)
-    try:
-        return TierPlan(_fill(best, depths, request), depths, loss)
-    except BudgetError:  # the index of a small table takes more than was set aside for it
-        return equal
+    for loss, best in sorted(found, key=lambda plan: plan[0]):
+        if loss >= equal.loss and standing is None:
+            break
+        depths = _depths(request.template, best.tiers, order, request.exact)
+        try:
+            return TierPlan(_fill(best, depths, request), depths, loss)
+        except BudgetError:  # the index takes more than was set aside for it, or there are fewer bits than stages
+            continue
+    return equal
 
 
 def _tier_plans(

@@ -58,7 +58,8 @@ class TierRequest:
         dim = self.template.embedding_dim
         losses = [4.0**self.lost_bits, *[1.0] * (len(tiers) - 1)]
         widths = [tier.trellis_width(dim) for tier in tiers]
-        return [min(1.0, loss * trellis_error(dim, width)) for loss, width in zip(losses, widths, strict=False)]
+        numbered = enumerate(zip(losses, widths, strict=False))
+        return [min(1.0, loss * trellis_error(dim, width, before)) for before, (loss, width) in numbered]
 
     def patterns(self) -> list[tuple[tuple[Tier, ...], list[float]]]:
         """Tiers to try, each covering as many rows as it may, with their errors.

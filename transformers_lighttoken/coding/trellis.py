@@ -29,7 +29,7 @@ _CUDA_ROWS_AT_ONCE = 2048
 # Bits on each side of the first one that decide what comes before it.
 _STEPS_AROUND_START = 64
 # Bits of the shortest code that bites its tail. Part of the stored format.
-FEWEST_CLOSED_BITS = 32
+FEWEST_CLOSED_BITS = 24
 # By the values that share a bit: the error in long rows; what it grows by where ends bind each other, which halves with
 # every 11 bits; and what it grows by, over the number of values, where codes start after zeros. Part of the stored
 # format, since tiers may take their scales from it.
@@ -37,6 +37,8 @@ _ERRORS = {1: 0.2785, 2: 0.532}
 _BOUND_ERRORS = {1: 0.264, 2: 0.196}
 _BITS_TO_HALVE = 11
 _OPEN_ERRORS = {1: 1.5, 2: 2.2}
+# What codes that start after zeros leave more for each tier before them, whose first values have the larger errors.
+_OPEN_GROWTH = {1: 0.085, 2: 0.055}
 
 
 def trellis_bits(dim: int, width: int) -> int:
@@ -44,15 +46,20 @@ def trellis_bits(dim: int, width: int) -> int:
     return -(-dim // width)
 
 
-def trellis_error(dim: int, width: int) -> float:
+def trellis_error(dim: int, width: int, tiers_before: int = 0) -> float:
     """Share of a Gaussian's variance that the code leaves in rows of `dim` values, `width` of which share a bit.
 
     Fitted to tests/benchmarks/trellis_levels.py: in short rows the ends bind each other, or the first values have fewer
     levels to choose from.
+
+    Args:
+        dim: d of the rows.
+        width: values that share a bit, 1 or 2.
+        tiers_before: trellis tiers that coded the rows before.
     """
     bits = trellis_bits(dim, width)
     if bits < FEWEST_CLOSED_BITS:
-        return min(1.0, _ERRORS[width] + _OPEN_ERRORS[width] / dim)
+        return min(1.0, _ERRORS[width] + _OPEN_ERRORS[width] / dim + _OPEN_GROWTH[width] * tiers_before)
     return round(_ERRORS[width] + _BOUND_ERRORS[width] * 2 ** (-bits / _BITS_TO_HALVE), 4)
 
 

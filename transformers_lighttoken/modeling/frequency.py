@@ -14,6 +14,9 @@ from torch import Tensor
 from .tokens import is_placeholder
 
 _ZIPF_OFFSET = 2.7
+# Log-probability of tokens that a Unigram vocabulary does not score. A score of 0 is none: SentencePiece gives it to
+# control symbols and tokens that were added, which no text is segmented into.
+_UNKNOWN_SCORE = -100.0
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _WORD_MARKS = ("##", "\u2581", "\u0120", "</w>", "@@")
 # Characters of the alphabet come first in a vocabulary, in order of code points, not of frequency. Those outside ASCII
@@ -37,10 +40,11 @@ def token_frequencies(tokenizer: Any, vocab_size: int) -> Tensor:
     keys = torch.full((vocab_size,), float("inf"), dtype=torch.float64)
     delay = _alphabet_delay(texts, vocab_size)
     for index, text in texts.items():
-        if is_placeholder(text) or _BYTE_TOKEN.fullmatch(text):
+        score = None if scores is None else scores.get(text, _UNKNOWN_SCORE)
+        if is_placeholder(text) or _BYTE_TOKEN.fullmatch(text) or (score is not None and score >= 0):
             keys[index] = 2.0 * vocab_size + index
-        elif scores is not None:
-            keys[index] = -scores.get(text, -100.0)
+        elif score is not None:
+            keys[index] = -score
         else:
             keys[index] = index + (delay if _is_foreign_character(text) else 0.0)
     if scores is not None:

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from transformers_lighttoken import LightTokenConfig
-from transformers_lighttoken.coding.allocation import TierRequest, frequency_weights, plan_full_tiers, plan_tiers
-from transformers_lighttoken.coding.budget import BudgetError, plan_equal
+from transformers_lighttoken.coding.allocation import TierRequest, plan_full_tiers, plan_tiers
+from transformers_lighttoken.coding.budget import BudgetError, even_stages, plan_equal
 from transformers_lighttoken.coding.plan import CodingPlan, Tier
 from transformers_lighttoken.coding.prediction import choose_whitening, code_efficiency, spectrum_left
 from transformers_lighttoken.coding.rank import choose_rank
 from transformers_lighttoken.coding.recut import LargerCode
+from transformers_lighttoken.coding.row_weights import frequency_weights
 from transformers_lighttoken.coding.tier_index import encode_depths
 from transformers_lighttoken.coding.trellis import trellis_error
 from transformers_lighttoken.coding.water_filling import gaussian_distortion
@@ -30,7 +31,7 @@ def zipf(rows=ROWS):
 
 
 def plan(ratio, frequencies=None, **request):
-    weights = frequency_weights(zipf() if frequencies is None else frequencies)
+    weights = frequency_weights(zipf() if frequencies is None else frequencies, EXACT)
     planned = plan_tiers(TierRequest(TEMPLATE, ratio, EXACT, SPECTRUM, **request), weights)
     return planned.plan, planned.depths
 
@@ -101,6 +102,40 @@ def test_frequencies_that_are_none_are_refused():
 def test_weights_are_shares_and_give_up_no_row():
     weights = frequency_weights(torch.tensor([8.0, 2.0, 0.0]), uniform_share=0.3)
     assert weights.tolist() == pytest.approx([0.66, 0.24, 0.1])
+    weights = frequency_weights(torch.tensor([8.0, 3.0, 0.0, 1.0]), exact=torch.tensor([0]), uniform_share=0.3)
+    assert weights.tolist() == pytest.approx([0.0, 0.625, 0.1, 0.275])
+    of_exact_alone = frequency_weights(torch.tensor([8.0, 0.0, 0.0]), exact=torch.tensor([0]))
+    assert of_exact_alone.tolist() == pytest.approx([0.0, 0.5, 0.5])
+
+
+@pytest.mark.parametrize("ratio", [6.0, 12.0, 25.0])
+def test_how_often_exact_rows_occur_changes_nothing(ratio):
+    rare, frequent = zipf(), zipf()
+    rare[EXACT], frequent[EXACT] = 0.0, 40.0
+    one, other = (plan(ratio, frequencies)[0] for frequencies in (rare, frequent))
+    assert one == other
+    assert len({tier.coverage for tier in one.tiers}) > 1
+
+
+def test_tiers_of_all_rows_promise_the_same_however_they_are_planned():
+    weights = frequency_weights(torch.ones(ROWS), EXACT)
+    request = TierRequest(TEMPLATE, 12.0, EXACT, SPECTRUM)
+    assert plan_tiers(request, weights).loss == pytest.approx(plan_full_tiers(request).loss, rel=0.05)
+
+
+def test_a_plan_that_does_not_fit_after_all_gives_way_to_the_next():
+    weights = frequency_weights(zipf(), EXACT)
+    asked = []
+
+    def split(bits):
+        asked.append(bits)
+        if bits < 14:
+            raise BudgetError("fewer bits than stages")
+        return even_stages(bits)
+
+    planned = plan_tiers(TierRequest(TEMPLATE, 25.0, EXACT, SPECTRUM, split), weights)
+    assert min(asked) < 14 <= planned.plan.code_bits
+    assert len({tier.coverage for tier in planned.plan.tiers}) > 1
 
 
 def test_an_impossible_ratio_is_refused():

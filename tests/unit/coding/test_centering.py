@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from transformers_lighttoken.coding.allocation import frequency_weights
 from transformers_lighttoken.coding.centering import CenteredRows, mean_row
 from transformers_lighttoken.coding.decode import decode_unscaled, row_scales, stored_center
 from transformers_lighttoken.coding.encode import EncodeOptions, encode
 from transformers_lighttoken.coding.packing import bits_of_bfloat16
 from transformers_lighttoken.coding.plan import CodingPlan
 from transformers_lighttoken.coding.refine import RefineSchedule
+from transformers_lighttoken.coding.row_weights import frequency_weights
 from transformers_lighttoken.coding.table_rows import as_rows
 from transformers_lighttoken.compression import compress_table
 from transformers_lighttoken.config import LightTokenConfig

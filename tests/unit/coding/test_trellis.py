@@ -31,7 +31,7 @@ def all_levels(width):
 def slow_levels(bits, width):
     """The levels of one row of bits, by the definition."""
     levels, values = all_levels(width), []
-    memory = int("".join(str(int(bit)) for bit in bits[-8:]), 2) if len(bits) >= 32 else 0
+    memory = int("".join(str(int(bit)) for bit in bits[-8:]), 2) if len(bits) >= 24 else 0
     for bit in bits:
         window = 2 * memory + int(bit)
         values.extend(levels[window])
@@ -100,12 +100,12 @@ def test_what_a_tier_leaves_is_coded_as_well_as_what_it_coded(width):
 
 
 @WIDTHS
-@pytest.mark.parametrize("dim", [24, 32, 36, 64, 72, 128, 768])
+@pytest.mark.parametrize("dim", [20, 24, 32, 36, 64, 72, 128, 768])
 def test_the_error_of_a_gaussian_is_what_is_planned_with(dim, width):
     values = torch.randn(200_000 // dim, dim, generator=torch.Generator().manual_seed(0))
     packed = pack_bits(encode_trellis(values, width))
     error = float((values - decode_trellis(packed, torch.arange(len(values)), dim, width)).square().mean())
-    assert error == pytest.approx(trellis_error(dim, width), rel=0.02)
+    assert error == pytest.approx(trellis_error(dim, width), rel=0.03)
     assert error > 2.0 ** (-2 / width)
 
 
@@ -114,6 +114,20 @@ def test_a_bit_a_value_beats_independent_levels():
     # Tiers take their scales from these: stored tables do too.
     assert (trellis_error(100, 1), trellis_error(100, 2)) == (0.279, 0.5404)
     assert (trellis_error(20, 1), trellis_error(40, 2)) == pytest.approx((0.3535, 0.587), rel=1e-12)
+
+
+@WIDTHS
+@pytest.mark.parametrize("bits", [12, 20, 24, 31])
+def test_further_tiers_of_short_rows_leave_what_is_planned_with(bits, width):
+    dim = bits * width
+    rows = torch.randn(2000, dim, generator=torch.Generator().manual_seed(2))
+    for before in range(4):
+        scale = rows.square().mean().sqrt()
+        packed = pack_bits(encode_trellis(rows / scale, width))
+        left = rows - decode_trellis(packed, torch.arange(len(rows)), dim, width) * scale
+        error = float(left.square().sum() / rows.square().sum())
+        assert error == pytest.approx(trellis_error(dim, width, before), rel=0.08)
+        rows = left
 
 
 @WIDTHS

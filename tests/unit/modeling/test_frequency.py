@@ -40,6 +40,15 @@ def test_unigram_scores_are_log_probabilities():
     assert found[4] < found[2]
 
 
+def test_control_symbols_of_a_unigram_vocabulary_take_no_share():
+    """SentencePiece scores them 0, which would be a probability of 1."""
+    pieces = [("<unk>", 0.0), ("</s>", 0.0), ("<extra_id_0>", 0.0), ("\u2581the", -2.0), ("\u2581sea", -6.0)]
+    backend = Tokenizer(models.Unigram(pieces, unk_id=0))
+    found = token_frequencies(PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>"), 5)
+    assert float(found[3] / found[4]) == pytest.approx(54.598, rel=1e-3)
+    assert found[:3].tolist() == pytest.approx([0.1 * float(found[4])] * 3)
+
+
 def test_text_counts_and_the_prior_have_equal_shares():
     prior = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
     found = text_frequencies(torch.tensor([0, 1, 3]), prior)
