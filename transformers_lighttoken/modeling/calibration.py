@@ -1,5 +1,6 @@
 """Text to measure a model on: given, the model's own, or drawn from token frequencies. Beyond the paper."""
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,6 +17,7 @@ BATCH_SEQUENCES = 16
 _SAMPLED_AT_ONCE = 64
 _COUNTED_AT_ONCE = 1024
 _MOST_COUNTED = 1_000_000
+_LONGEST_PASSAGE = 10_000  # characters
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def from_text(text: str | Sequence[str], tokenizer: Any, max_tokens: int) -> Cal
         max_tokens: about how many tokens to use.
 
     Raises:
-        ValueError: if the text holds no passage.
+        ValueError: if the text holds no passage, or no token of it is one that the tokenizer knows.
     """
     passages = _passages(text)
     if not passages:
@@ -79,6 +81,11 @@ def from_text(text: str | Sequence[str], tokenizer: Any, max_tokens: int) -> Cal
         total += len(ids)
         if total >= max_tokens:
             break
+    if set().union(*chosen) <= set(tokenizer.all_special_ids):
+        raise ValueError(
+            "calibration text holds no token that the tokenizer knows: give some lines of ordinary text in a language "
+            "of the model, or leave `calibration` out."
+        )
     return _padded(chosen, "text")
 
 
@@ -178,7 +185,15 @@ def special_frame(tokenizer: Any) -> tuple[list[int], list[int]]:
 
 def _passages(text: str | Sequence[str]) -> list[str]:
     lines = text.splitlines() if isinstance(text, str) else list(text)
-    return [line for line in lines if line.strip()]
+    passages = [line for line in lines if line.strip()]
+    return [part for passage in passages for part in _parts(passage)]
+
+
+def _parts(passage: str) -> list[str]:
+    """A passage, or parts of one that is so long that measuring on its start alone would leave most of it out."""
+    if len(passage) <= _LONGEST_PASSAGE:
+        return [passage]
+    return textwrap.wrap(passage, _LONGEST_PASSAGE // 10, break_on_hyphens=False)
 
 
 def _spread(count: int) -> Iterator[int]:

@@ -63,13 +63,15 @@ def text_frequencies(counts: Tensor, prior: Tensor, share: float = 0.5) -> Tenso
     it meets other text, whose frequent tokens may be rare in this one, the prior knows of them.
 
     Args:
-        counts: (V,) of the tokens in the text, not all 0.
+        counts: (V,) of the tokens in the text; the prior stays where all are 0.
         prior: (V,) probabilities: the model's own unigram, or those of `token_frequencies`.
         share: of the text.
 
     Returns:
         (V,) float64 with sum 1.
     """
+    if not bool(counts.any()):
+        return prior
     return share * counts.double() / counts.sum() + (1 - share) * prior
 
 

@@ -53,3 +53,4 @@ def test_text_counts_and_the_prior_have_equal_shares():
     prior = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
     found = text_frequencies(torch.tensor([0, 1, 3]), prior)
     torch.testing.assert_close(found, torch.tensor([0.25, 0.275, 0.475], dtype=torch.float64))
+    assert torch.equal(text_frequencies(torch.zeros(3), prior), prior)
