@@ -29,6 +29,9 @@ _WANTING = (
 )  # fmt: skip
 _OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 DROPPED = "dropped"
+# Of equal frequencies, where they are guessed from the tokenizer alone: the guess makes frequent tokens more frequent
+# than they are and says nothing of what a task turns on. Chosen by tests/benchmarks/metric_choice.py.
+_SHARE_OF_EQUAL = 0.5
 # Shares of (identity, head metric, input metric), and the power that tempers the blend (see `sensitivity.blend`). The
 # input metric of a causal language model is the Fisher information of its very task, and so it weighs more than that of
 # other models' outputs, of which a task needs a part. Chosen on one model of each kind by
@@ -110,11 +113,17 @@ def estimated_frequencies(
     Returns:
         (V,) float64 with sum 1.
     """
-    prior = prior if unigram is None else _fitted(unigram, prior.numel())
+    prior = _flattened(prior) if unigram is None else _fitted(unigram, prior.numel())
     if calibration is None:
         return prior
     share = 1 / 2 if unigram is None else 1 / 3  # text, the model's predictions on it, and on its own samples
     return text_frequencies(token_counts(calibration, tokenizer, prior.numel()), prior, share)
+
+
+def _flattened(prior: Tensor) -> Tensor:
+    """A tokenizer's frequencies and equal ones for all tokens that it may give, in some shares."""
+    met = (prior > 0).double()
+    return (1 - _SHARE_OF_EQUAL) * prior + _SHARE_OF_EQUAL * met / met.sum()
 
 
 def _given_text(calibration: str | Sequence[str], tokenizer: Any) -> Calibration:
