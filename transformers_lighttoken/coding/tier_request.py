@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import accumulate, product
 
 from torch import Tensor
 
@@ -11,7 +11,7 @@ from .plan import CodingPlan
 from .predicted_leaning import PredictedLeaning
 from .recut import LargerCode
 from .tier import Tier, trellis_tiers
-from .trellis import trellis_error
+from .trellis import FEWEST_CLOSED_BITS, trellis_bits, trellis_error
 
 # Values that share a bit in each tier, the widest coverage first: a half bit a value, or whole ones, or both.
 _PATTERNS = [
@@ -58,8 +58,11 @@ class TierRequest:
         dim = self.template.embedding_dim
         losses = [4.0**self.lost_bits, *[1.0] * (len(tiers) - 1)]
         widths = [tier.trellis_width(dim) for tier in tiers]
-        numbered = enumerate(zip(losses, widths, strict=False))
-        return [min(1.0, loss * trellis_error(dim, width, before)) for before, (loss, width) in numbered]
+        opened = list(accumulate((trellis_bits(dim, width) < FEWEST_CLOSED_BITS for width in widths), initial=0))
+        return [
+            min(1.0, loss * trellis_error(dim, width, before))
+            for loss, width, before in zip(losses, widths, opened, strict=False)
+        ]
 
     def patterns(self) -> list[tuple[tuple[Tier, ...], list[float]]]:
         """Tiers to try, each covering as many rows as it may, with their errors.

@@ -55,7 +55,7 @@ def trellis_error(dim: int, width: int, tiers_before: int = 0) -> float:
     Args:
         dim: d of the rows.
         width: values that share a bit, 1 or 2.
-        tiers_before: trellis tiers that coded the rows before.
+        tiers_before: tiers that coded the rows before with codes that start after zeros too.
     """
     bits = trellis_bits(dim, width)
     if bits < FEWEST_CLOSED_BITS:

@@ -22,7 +22,7 @@ def component_rates(eigenvalues: Tensor, bits: float) -> Tensor:
     rates = torch.zeros_like(logs)
     if not present or bits <= 0:
         return rates
-    counts = torch.arange(1, present + 1, dtype=torch.float64)
+    counts = torch.arange(1, present + 1, dtype=torch.float64, device=logs.device)
     levels = (logs[:present].cumsum(0) - 2 * bits) / counts  # log2 of theta if just the first n are active
     active = max(int((logs[:present] > levels).sum()), 1)
     rates[:active] = (logs[:active] - levels[active - 1]) / 2

@@ -10,6 +10,7 @@ from huggingface_hub.utils import _http
 
 CONNECT_SECONDS = 30.0
 _FACTORY = "_GLOBAL_CLIENT_FACTORY"
+_TRIES = 1000
 ANSWER_SECONDS = 300.0  # a commit of many large files takes the Hub minutes
 
 
@@ -34,10 +35,11 @@ def limited_time() -> Iterator[None]:
 
 def shared_session() -> Any:
     """The session of huggingface_hub, whose `get_session` gives None where another thread closes it meanwhile."""
-    session: Any = None
-    while session is None:
-        session = get_session()
-    return session
+    for _ in range(_TRIES):
+        session: Any = get_session()
+        if session is not None:
+            return session
+    raise RuntimeError(f"huggingface_hub gave no session {_TRIES} times: what closes it again and again?")
 
 
 class _Limits:

@@ -1,6 +1,5 @@
 """Text to measure a model on: given, the model's own, or drawn from token frequencies. Beyond the paper."""
 
-import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,7 +16,7 @@ BATCH_SEQUENCES = 16
 _SAMPLED_AT_ONCE = 64
 _COUNTED_AT_ONCE = 1024
 _MOST_COUNTED = 1_000_000
-_LONGEST_PASSAGE = 10_000  # characters
+_LONGEST_PASSAGE, _PART_OF_LONG = 10_000, 1_000  # characters
 
 
 @dataclass(frozen=True)
@@ -191,9 +190,13 @@ def _passages(text: str | Sequence[str]) -> list[str]:
 
 def _parts(passage: str) -> list[str]:
     """A passage, or parts of one that is so long that measuring on its start alone would leave most of it out."""
-    if len(passage) <= _LONGEST_PASSAGE:
-        return [passage]
-    return textwrap.wrap(passage, _LONGEST_PASSAGE // 10, break_on_hyphens=False)
+    parts, start = [], 0
+    while len(passage) - start > _LONGEST_PASSAGE:
+        space = passage.rfind(" ", start, start + _PART_OF_LONG)
+        end = space if space > start else start + _PART_OF_LONG
+        parts.append(passage[start:end])
+        start = end
+    return [*parts, passage[start:]]
 
 
 def _spread(count: int) -> Iterator[int]:

@@ -5,6 +5,7 @@ log-probabilities. Ranks become probabilities by the law of Zipf and Mandelbrot,
 """
 
 import json
+import math
 import re
 from typing import Any
 
@@ -14,9 +15,11 @@ from torch import Tensor
 from .tokens import is_placeholder
 
 _ZIPF_OFFSET = 2.7
-# Log-probability of tokens that a Unigram vocabulary does not score. A score of 0 is none: SentencePiece gives it to
-# control symbols and tokens that were added, which no text is segmented into.
+# Log-probability of tokens that a Unigram vocabulary does not score.
 _UNKNOWN_SCORE = -100.0
+# SentencePiece scores 0 what it does not estimate: control symbols, which no text is segmented into, and what users
+# define, punctuation mostly, which it is.
+_CONTROL = re.compile(r"<[^<>]+>|\[[^\[\]]+\]")
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _WORD_MARKS = ("##", "\u2581", "\u0120", "</w>", "@@")
 # Characters of the alphabet come first in a vocabulary, in order of code points, not of frequency. Those outside ASCII
@@ -36,15 +39,18 @@ def token_frequencies(tokenizer: Any, vocab_size: int) -> Tensor:
         (V,) float64 with sum 1. Unused, reserved and byte tokens come last.
     """
     texts: dict[int, str] = {index: text for text, index in tokenizer.get_vocab().items() if index < vocab_size}
-    scores = _unigram_scores(tokenizer)
+    scores, special = _unigram_scores(tokenizer), set(getattr(tokenizer, "all_special_ids", ()))
     keys = torch.full((vocab_size,), float("inf"), dtype=torch.float64)
     delay = _alphabet_delay(texts, vocab_size)
     for index, text in texts.items():
         score = None if scores is None else scores.get(text, _UNKNOWN_SCORE)
-        if is_placeholder(text) or _BYTE_TOKEN.fullmatch(text) or (score is not None and score >= 0):
+        unscored = score is not None and score >= 0
+        if is_placeholder(text) or (unscored and (index in special or _CONTROL.fullmatch(text))):
+            keys[index] = 2.0 * vocab_size + index
+        elif _BYTE_TOKEN.fullmatch(text):
             keys[index] = 2.0 * vocab_size + index
         elif score is not None:
-            keys[index] = -score
+            keys[index] = math.log(len(texts)) if unscored else -score
         else:
             keys[index] = index + (delay if _is_foreign_character(text) else 0.0)
     if scores is not None:
@@ -71,7 +77,7 @@ def text_frequencies(counts: Tensor, prior: Tensor, share: float = 0.5) -> Tenso
         (V,) float64 with sum 1.
     """
     if not bool(counts.any()):
-        return prior
+        return prior.double() / prior.sum()
     return share * counts.double() / counts.sum() + (1 - share) * prior
 
 
@@ -91,6 +97,7 @@ def _from_scores(keys: Tensor, vocab_size: int) -> Tensor:
     probabilities = torch.where(scored, torch.exp(-keys), 0.0)
     least = probabilities[probabilities > 0].min() if bool(scored.any()) else torch.tensor(1.0, dtype=torch.float64)
     probabilities = torch.where(scored, probabilities, 0.1 * least)
+    probabilities[torch.isinf(keys)] = 0.0
     return probabilities / probabilities.sum()
 
 

@@ -29,8 +29,8 @@ _WANTING = (
 )  # fmt: skip
 _OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 DROPPED = "dropped"
-# Of equal frequencies, where they are guessed from the tokenizer alone: the guess makes frequent tokens more frequent
-# than they are and says nothing of what a task turns on. Chosen by tests/benchmarks/metric_choice.py.
+# Of equal frequencies in what is guessed from a tokenizer, where the model tells none of its own: the guess says
+# nothing of what a task turns on. Chosen on one model, all-MiniLM at 200x, see tests/benchmarks/metric_choice.py.
 _SHARE_OF_EQUAL = 0.5
 # Shares of (identity, head metric, input metric), and the power that tempers the blend (see `sensitivity.blend`). The
 # input metric of a causal language model is the Fisher information of its very task, and so it weighs more than that of

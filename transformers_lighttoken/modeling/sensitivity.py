@@ -67,8 +67,9 @@ def input_metric(
 
 def _shortened_moment(gradients: Tensor) -> Tensor:
     """Sum of g g^T over gradients (n, d) float32 that are not zero, none longer than their root mean square."""
-    squares = gradients.double().square().sum(dim=1)  # (n,)
-    shortened = gradients * (squares.mean() / squares).sqrt().clamp(max=1).unsqueeze(1).float()
+    lengths = torch.linalg.vector_norm(gradients, dim=1)  # (n,)
+    limit = lengths.cpu().double().square().mean().sqrt().to(lengths)
+    shortened = gradients * (limit / lengths).clamp(max=1).unsqueeze(1)
     return shortened.t() @ shortened
 
 
@@ -127,7 +128,7 @@ class _Sum:
         self.total: Tensor | None = None
 
     def add(self, part: Tensor) -> None:
-        part = part.double().cpu()
+        part = part.cpu().double()
         self.total = part if self.total is None else self.total + part
 
 

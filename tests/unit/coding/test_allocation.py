@@ -13,6 +13,7 @@ from transformers_lighttoken.coding.prediction import choose_whitening, code_eff
 from transformers_lighttoken.coding.rank import choose_rank
 from transformers_lighttoken.coding.recut import LargerCode
 from transformers_lighttoken.coding.row_weights import frequency_weights
+from transformers_lighttoken.coding.tier import trellis_tiers
 from transformers_lighttoken.coding.tier_index import encode_depths
 from transformers_lighttoken.coding.trellis import trellis_error
 from transformers_lighttoken.coding.water_filling import gaussian_distortion
@@ -117,6 +118,13 @@ def test_how_often_exact_rows_occur_changes_nothing(ratio):
     assert len({tier.coverage for tier in one.tiers}) > 1
 
 
+def test_only_tiers_whose_codes_start_after_zeros_add_to_each_other_s_error():
+    request = TierRequest(replace(TEMPLATE, embedding_dim=40), 12.0, EXACT, SPECTRUM[:40])
+    errors = request.errors(trellis_tiers(ROWS, (1, 1, 2, 2), 40))
+    assert errors == [trellis_error(40, 1)] * 2 + [trellis_error(40, 2), trellis_error(40, 2, 1)]
+    assert errors[3] == pytest.approx(errors[2] + 0.055)
+
+
 def test_tiers_of_all_rows_promise_the_same_however_they_are_planned():
     weights = frequency_weights(torch.ones(ROWS), EXACT)
     request = TierRequest(TEMPLATE, 12.0, EXACT, SPECTRUM)
@@ -125,16 +133,19 @@ def test_tiers_of_all_rows_promise_the_same_however_they_are_planned():
 
 def test_a_plan_that_does_not_fit_after_all_gives_way_to_the_next():
     weights = frequency_weights(zipf(), EXACT)
-    asked = []
+    best = plan_tiers(TierRequest(TEMPLATE, 25.0, EXACT, SPECTRUM), weights)
+    refused = []
 
     def split(bits):
-        asked.append(bits)
-        if bits < 14:
-            raise BudgetError("fewer bits than stages")
+        if bits == best.plan.code_bits:
+            refused.append(bits)
+            raise BudgetError("none of these")
         return even_stages(bits)
 
     planned = plan_tiers(TierRequest(TEMPLATE, 25.0, EXACT, SPECTRUM, split), weights)
-    assert min(asked) < 14 <= planned.plan.code_bits
+    assert refused
+    assert planned.plan.code_bits != best.plan.code_bits
+    assert best.loss <= planned.loss < 1.1 * best.loss
     assert len({tier.coverage for tier in planned.plan.tiers}) > 1
 
 

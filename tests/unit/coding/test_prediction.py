@@ -32,3 +32,11 @@ def test_more_bits_leave_less(exponent):
     errors = [predicted_error(eigenvalues, bits) for bits in range(0, 600, 7)]
     assert errors[0] == 1.0
     assert all(after < before for before, after in zip(errors, errors[1:], strict=False))
+
+
+@pytest.mark.parametrize("strong", [256.0, 4096.0])
+def test_more_bits_promise_about_as_little_beside_few_strong_components(strong):
+    eigenvalues = torch.ones(96)
+    eigenvalues[:4] = strong
+    errors = [predicted_error(eigenvalues, bits) for bits in range(0, 400, 5)]
+    assert all(after < 1.1 * min(errors[:number]) for number, after in enumerate(errors) if number)

@@ -42,11 +42,15 @@ def test_unigram_scores_are_log_probabilities():
 
 def test_control_symbols_of_a_unigram_vocabulary_take_no_share():
     """SentencePiece scores them 0, which would be a probability of 1."""
-    pieces = [("<unk>", 0.0), ("</s>", 0.0), ("<extra_id_0>", 0.0), ("\u2581the", -2.0), ("\u2581sea", -6.0)]
+    pieces = [("<unk>", 0.0), ("</s>", 0.0), ("en_XX", 0.0), ("\u2581the", -2.0), ("\u2581sea", -6.0), (".", 0.0)]
     backend = Tokenizer(models.Unigram(pieces, unk_id=0))
-    found = token_frequencies(PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>"), 5)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", cls_token="en_XX")
+    found = token_frequencies(tokenizer, 8)
     assert float(found[3] / found[4]) == pytest.approx(54.598, rel=1e-3)
     assert found[:3].tolist() == pytest.approx([0.1 * float(found[4])] * 3)
+    # What a user defined is met in texts, nobody knows how often: as often as a piece on average.
+    assert float(found[5] / found[3]) == pytest.approx(2.71828**2 / 6, rel=1e-3)
+    assert found[6:].tolist() == [0.0, 0.0]  # past the vocabulary
 
 
 def test_text_counts_and_the_prior_have_equal_shares():

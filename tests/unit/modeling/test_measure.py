@@ -98,20 +98,6 @@ def test_other_errors_of_a_model_come_through(model, words, monkeypatch, error):
         measure(model, words)
 
 
-@pytest.mark.parametrize("text", ["\x00\x01\x02\n\x03", "\U0001f3f4 \U0001f3f4"])
-def test_text_without_a_known_token_is_refused(model, words, text):
-    with pytest.raises(ValueError, match="calibration text holds no token that the tokenizer knows"):
-        measure(model, words, calibration=text)
-
-
-def test_a_text_of_one_long_line_is_measured_in_parts(words):
-    line = "Fishermen sold cod and mussels in the harbour. " * 2000
-    found = from_text(line, words, 4096)
-    assert 4096 <= int(found.mask.sum()) < 4096 + SEQUENCE_TOKENS
-    counts = token_counts(line, words, VOCAB)
-    assert float(counts[words.convert_tokens_to_ids("cod")]) == 2000
-
-
 def test_empty_text_is_refused(model, words):
     with pytest.raises(ValueError, match="calibration text is empty"):
         measure(model, words, calibration=" \n ")
