@@ -89,8 +89,8 @@ def oracle_decode(table):
                 code = np.unpackbits(stored[f"tier_{number}_codes"])[slot * bits : (slot + 1) * bits]
                 if plan.tiers[number - 1].row_scale_bits:
                     scale = scale_of(f"tier_{number}_", slot, plan.tiers[number - 1].row_scale_bits)
-                else:  # what the tier before leaves: 0.2785 of the variance and somewhat more in short rows
-                    scale = scale_of("tier_3_", slot, 8) * np.sqrt(0.2785 + 1.5 / DIM)
+                else:  # what the tier before leaves in rows of 24 values
+                    scale = scale_of("tier_3_", slot, 8) * np.sqrt(0.3367)
                 value += scale * (slow_levels(code, width)[:DIM] @ back @ unwhiten)
         rows[row] = value * scale_of("", slot, plan.row_scale_bits)
     return rows
