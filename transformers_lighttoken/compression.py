@@ -21,7 +21,7 @@ from .coding.prediction import choose_whitening, eigenvalues_and_norms, spectrum
 from .coding.quantize import scale_error
 from .coding.rank import choose_rank
 from .coding.recut import LargerCode
-from .coding.row_weights import frequency_weights
+from .coding.row_weights import checked_frequencies, frequency_weights
 from .coding.share import ALL_ROWS, RowShare
 from .coding.table import CompressedTable
 from .coding.table_rows import TableRows, as_rows, check_finite
@@ -88,7 +88,8 @@ def compress_table(
             f"weight must be a torch.Tensor, got {type(weight).__name__}: use torch.from_numpy, or give all members of "
             "coding.table_rows.TableRows."
         )
-    check_finite(table := as_rows(weight), share)
+    table = as_rows(weight)
+    check_finite(table, share)
     frequencies = checked_frequencies(frequencies, table.shape[0])
     metric = None if metric is None else _checked_metric(metric, table.shape[1])
     head_covariance = None if head_covariance is None else _checked_metric(head_covariance, table.shape[1])
@@ -245,23 +246,6 @@ def _template(table: TableRows, config: LightTokenConfig, exact: list[int]) -> t
         rotation_seed=config.seed,
     )
     return template, depths
-
-
-def checked_frequencies(frequencies: Tensor | Sequence[float] | None, rows: int) -> Tensor | None:
-    """Frequencies as a vector with one value per row.
-
-    Raises:
-        ValueError: if there is another number of them.
-    """
-    if frequencies is None:
-        return None
-    values = torch.as_tensor(frequencies, dtype=torch.float64)
-    if tuple(values.shape) != (rows,):
-        raise ValueError(
-            f"frequencies must have one value per row, ({rows},), got shape {tuple(values.shape)}: give every id up to "
-            "the last row of the table its count, 0 for those that never occur."
-        )
-    return values
 
 
 def _checked_metric(metric: Tensor, dim: int) -> Tensor:

@@ -223,7 +223,12 @@ def _cover(
 ) -> tuple[tuple[Tier, ...], float]:
     """Tiers of a pattern, with coverages that fill the bytes, and the share of the loss that they take away.
 
-    Weights of the rows come negated, so that they rise, and summed up before each row and the end.
+    Args:
+        pattern: tiers that cover as many rows as they may.
+        errors: of each, what it leaves.
+        negative: (num_coded,) weights of the rows, negated, rising.
+        cumulative: (num_coded + 1,) sums of the weights before each row.
+        available: bytes to fill.
     """
     left = np.cumprod([1.0, *errors])
     drops = left[:-1] - left[1:]

@@ -1,7 +1,26 @@
 """How much the error of each row counts. Beyond the paper."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+
+def checked_frequencies(frequencies: Tensor | Sequence[float] | None, rows: int) -> Tensor | None:
+    """Frequencies as a vector with one value per row.
+
+    Raises:
+        ValueError: if there is another number of them.
+    """
+    if frequencies is None:
+        return None
+    values = torch.as_tensor(frequencies, dtype=torch.float64)
+    if tuple(values.shape) != (rows,):
+        raise ValueError(
+            f"frequencies must have one value per row, ({rows},), got shape {tuple(values.shape)}: give every id up to "
+            "the last row of the table its count, 0 for those that never occur."
+        )
+    return values
 
 
 def frequency_weights(frequencies: Tensor, exact: Tensor | None = None, uniform_share: float = 0.15) -> Tensor:

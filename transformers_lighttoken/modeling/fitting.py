@@ -10,10 +10,11 @@ from transformers import PreTrainedModel
 
 from ..coding.encode import Progress
 from ..coding.journal import NO_JOURNAL, Journal
+from ..coding.row_weights import checked_frequencies
 from ..coding.share import ALL_ROWS, RowShare
 from ..coding.table import CompressedTable
 from ..coding.table_rows import TableRows, as_rows, check_finite
-from ..compression import checked_frequencies, compress_table, plan_table
+from ..compression import compress_table, plan_table
 from ..config import LightTokenConfig
 from ..progress import progress_bars
 from .measure import Measurements, measure_table

@@ -45,9 +45,8 @@ def token_frequencies(tokenizer: Any, vocab_size: int) -> Tensor:
     for index, text in texts.items():
         score = None if scores is None else scores.get(text, _UNKNOWN_SCORE)
         unscored = score is not None and score >= 0
-        if is_placeholder(text) or (unscored and (index in special or _CONTROL.fullmatch(text))):
-            keys[index] = 2.0 * vocab_size + index
-        elif _BYTE_TOKEN.fullmatch(text):
+        control = unscored and (index in special or _CONTROL.fullmatch(text))
+        if control or is_placeholder(text) or _BYTE_TOKEN.fullmatch(text):
             keys[index] = 2.0 * vocab_size + index
         elif score is not None:
             keys[index] = math.log(len(texts)) if unscored else -score
